@@ -1,0 +1,278 @@
+//! The sharded table.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hashbrown::HashTable;
+use kvs_format::hash::shard_of;
+use parking_lot::RwLock;
+
+use crate::storage::location::{Word, hash_bits, table_hash};
+
+/// One lock's worth of the index.
+#[derive(Debug)]
+struct Shard<V> {
+    table: Arc<HashTable<Word>>,
+    view: Arc<V>,
+}
+
+// A cache line pair of its own: neighbours' locks must not fight.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Padded<T>(T);
+
+/// All shards.
+#[derive(Debug)]
+pub struct Index<V> {
+    shards: Box<[Padded<RwLock<Shard<V>>>]>,
+    bits: u8,
+    len: AtomicU64,
+}
+
+/// A shard's table and view at one moment.
+#[derive(Debug)]
+pub struct ShardSnapshot<V> {
+    /// Its words.
+    pub table: Arc<HashTable<Word>>,
+    /// Where its windows were then.
+    pub view: Arc<V>,
+}
+
+impl<V> Clone for ShardSnapshot<V> {
+    fn clone(&self) -> Self {
+        Self {
+            table: Arc::clone(&self.table),
+            view: Arc::clone(&self.view),
+        }
+    }
+}
+
+/// A shard locked for a change.
+pub struct ShardMut<'a, V> {
+    shard: parking_lot::RwLockWriteGuard<'a, Shard<V>>,
+    len: &'a AtomicU64,
+}
+
+impl<V> Index<V> {
+    /// An empty index of `1 << bits` shards.
+    pub fn new(bits: u8, view: &Arc<V>) -> Self {
+        let shards = (0..1usize << bits)
+            .map(|_| {
+                Padded(RwLock::new(Shard {
+                    table: Arc::new(HashTable::new()),
+                    view: Arc::clone(view),
+                }))
+            })
+            .collect();
+        Self {
+            shards,
+            bits,
+            len: AtomicU64::new(0),
+        }
+    }
+
+    /// log2 of the number of shards.
+    pub fn bits(&self) -> u8 {
+        self.bits
+    }
+
+    /// Words in all shards.
+    pub fn len(&self) -> u64 {
+        self.len.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn shard(&self, hash: u64) -> &RwLock<Shard<V>> {
+        &self.shards[shard_of(hash, self.bits)].0
+    }
+
+    /// Calls `visit` with every word that may stand for a key of this hash, under the read lock.
+    ///
+    /// `visit` pins what it wants to look at later; it reads no record itself.
+    #[inline]
+    pub fn candidates(&self, hash: u64, mut visit: impl FnMut(Word, &V)) {
+        let bits = hash_bits(hash);
+        let shard = self.shard(hash).read();
+        for word in shard.table.iter_hash(table_hash(bits)) {
+            if word.bits() == bits {
+                visit(*word, &shard.view);
+            }
+        }
+    }
+
+    /// Locks the shard of `hash` for a change.
+    #[inline]
+    pub fn lock(&self, hash: u64) -> ShardMut<'_, V> {
+        ShardMut {
+            shard: self.shard(hash).write(),
+            len: &self.len,
+        }
+    }
+
+    /// Locks several shards, in the one order that cannot deadlock. Every hash's shard is among the
+    /// result at the position [`Index::position`] says.
+    pub fn lock_many(&self, hashes: impl Iterator<Item = u64>) -> Vec<(usize, ShardMut<'_, V>)> {
+        let mut shards: Vec<usize> = hashes.map(|hash| shard_of(hash, self.bits)).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        let lock = |shard: usize| ShardMut {
+            shard: self.shards[shard].0.write(),
+            len: &self.len,
+        };
+        shards
+            .into_iter()
+            .map(|shard| (shard, lock(shard)))
+            .collect()
+    }
+
+    /// Number of the shard of `hash`.
+    pub fn position(&self, hash: u64) -> usize {
+        shard_of(hash, self.bits)
+    }
+
+    /// Shows every shard a new view. A word of a new segment may be inserted afterwards.
+    pub fn set_view(&self, view: &Arc<V>) {
+        for shard in &self.shards {
+            shard.0.write().view = Arc::clone(view);
+        }
+    }
+
+    /// Puts a finished table in the place of shard number `shard`.
+    pub fn install(&self, shard: usize, table: HashTable<Word>) {
+        let mut slot = self.shards[shard].0.write();
+        self.len.fetch_add(table.len() as u64, Ordering::Relaxed);
+        self.len
+            .fetch_sub(slot.table.len() as u64, Ordering::Relaxed);
+        slot.table = Arc::new(table);
+    }
+
+    /// All tables as they are now. The caller keeps writers out while it asks.
+    pub fn snapshot(&self) -> Vec<ShardSnapshot<V>> {
+        let of = |shard: &Padded<RwLock<Shard<V>>>| {
+            let shard = shard.0.read();
+            ShardSnapshot {
+                table: Arc::clone(&shard.table),
+                view: Arc::clone(&shard.view),
+            }
+        };
+        self.shards.iter().map(of).collect()
+    }
+
+    /// Bytes of memory that the index occupies.
+    pub fn bytes(&self) -> u64 {
+        let tables: usize = self
+            .shards
+            .iter()
+            .map(|shard| shard.0.read().table.allocation_size())
+            .sum();
+        (tables + size_of_val(&*self.shards)) as u64
+    }
+}
+
+impl<V> ShardMut<'_, V> {
+    /// Every word that may stand for a key of this hash.
+    #[inline]
+    pub fn words(&self, hash: u64) -> impl Iterator<Item = Word> {
+        let bits = hash_bits(hash);
+        self.shard
+            .table
+            .iter_hash(table_hash(bits))
+            .copied()
+            .filter(move |word| word.bits() == bits)
+    }
+
+    /// The view of this shard.
+    pub fn view(&self) -> &V {
+        &self.shard.view
+    }
+}
+
+impl<V> ShardMut<'_, V> {
+    /// Adds `word`, which is not in the table.
+    #[inline]
+    pub fn insert(&mut self, word: Word) {
+        let table = Arc::make_mut(&mut self.shard.table);
+        table.insert_unique(table_hash(word.bits()), word, |w| table_hash(w.bits()));
+        self.len.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Puts `new` in the place of exactly `old`; false if `old` is not there.
+    #[inline]
+    pub fn replace(&mut self, old: Word, new: Word) -> bool {
+        let table = Arc::make_mut(&mut self.shard.table);
+        match table.find_mut(table_hash(old.bits()), |word| *word == old) {
+            Some(slot) => {
+                *slot = new;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Takes exactly `old` away; false if it is not there.
+    #[inline]
+    pub fn remove(&mut self, old: Word) -> bool {
+        let table = Arc::make_mut(&mut self.shard.table);
+        match table.find_entry(table_hash(old.bits()), |word| *word == old) {
+            Ok(entry) => {
+                entry.remove();
+                self.len.fetch_sub(1, Ordering::Relaxed);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn index() -> Index<u32> {
+        Index::new(2, &Arc::new(7))
+    }
+
+    fn words(index: &Index<u32>, hash: u64) -> Vec<Word> {
+        let mut found = Vec::new();
+        index.candidates(hash, |word, _| found.push(word));
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn two_keys_with_the_same_hash_bits_are_both_candidates() {
+        let index = index();
+        let (hash, other) = (0xABCD_EF01_2345_6789, 0x1111_EF01_2345_6789);
+        let (a, b) = (Word::new(hash, 0, 4096), Word::new(hash, 0, 8192));
+        index.lock(hash).insert(a);
+        index.lock(hash).insert(b);
+        assert_eq!(words(&index, hash), [a, b]);
+        assert_eq!(index.len(), 2);
+        // Same 23 bits, another shard: not a candidate.
+        assert_ne!(index.position(hash), index.position(other));
+        assert_eq!(words(&index, other), []);
+    }
+
+    #[test]
+    fn a_change_after_a_snapshot_is_not_seen_by_the_snapshot() {
+        let index = index();
+        let hash = 42 << 16;
+        let (a, b) = (Word::new(hash, 0, 4096), Word::new(hash, 3, 8192));
+        index.lock(hash).insert(a);
+        let before = index.snapshot();
+        assert!(index.lock(hash).replace(a, b));
+        assert!(
+            !index.lock(hash).replace(a, b),
+            "exactly the old word, or nothing"
+        );
+        assert!(!index.lock(hash).remove(a));
+        let seen: Vec<Word> = before
+            .iter()
+            .flat_map(|s| s.table.iter().copied())
+            .collect();
+        assert_eq!(seen, [a]);
+        assert_eq!(words(&index, hash), [b]);
+        assert!(index.lock(hash).remove(b));
+        assert_eq!(index.len(), 0);
+    }
+}

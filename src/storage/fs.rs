@@ -1,0 +1,109 @@
+//! The seam between the store and the file system.
+//!
+//! Generic, not dynamic: the real one costs nothing. Every change of a file or of a name goes through
+//! here, so the simulated one can record it, fail it, or decide after a cut which of it survived.
+//!
+//! Rules for callers
+//! - A segment's bytes are changed by [`FsFile::store`] only, one record per call, never below the
+//!   published length; its header page by [`FsFile::write_at`] before it is used.
+//! - Nothing is durable before [`FsFile::sync_data`] (bytes and length) or [`Fs::sync_dir`] (names).
+//! - A failed sync is final: the caller stops trusting what it wrote and never repeats the call.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::storage::mmap::{Map, MapWriter};
+
+/// Whether a file may be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read only.
+    Read,
+    /// Read and write.
+    ReadWrite,
+}
+
+/// One store directory. Names are plain file names without a separator.
+pub trait Fs: Send + Sync + 'static {
+    /// A file in it.
+    type File: FsFile;
+
+    /// The directory's path, for messages.
+    fn path(&self) -> &Path;
+
+    /// Names of everything in the directory, in no order.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// Creates a file that must not exist; mode 0600 whatever the umask.
+    fn create(&self, name: &str) -> io::Result<Self::File>;
+
+    /// Creates a file or empties an existing one; mode 0600.
+    fn create_or_truncate(&self, name: &str) -> io::Result<Self::File>;
+
+    /// Opens an existing regular file; never follows a symbolic link.
+    fn open(&self, name: &str, access: Access) -> io::Result<Self::File>;
+
+    /// Gives `from` the name `to`, replacing it.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a name.
+    fn unlink(&self, name: &str) -> io::Result<()>;
+
+    /// Makes the directory's names durable.
+    fn sync_dir(&self) -> io::Result<()>;
+
+    /// The path of a file in it, for messages.
+    fn path_of(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+}
+
+/// One open file.
+pub trait FsFile: Send + Sync + 'static {
+    /// Its length in bytes.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Bytes of disk it occupies.
+    fn allocated(&self) -> io::Result<u64>;
+
+    /// Makes it at least `len` bytes long with every block allocated; new bytes are zero.
+    fn allocate(&self, len: u64) -> io::Result<()>;
+
+    /// Makes it exactly `len` bytes long; never below a mapped segment's published length.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Reads up to `buf.len()` bytes at `offset`; 0 at the end of the file.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes all of `bytes` at `offset`.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Makes bytes and length durable (`fdatasync`). An error is final.
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// Maps the first `len` bytes; the file may still be shorter, as long as nobody looks there.
+    fn map(&self, len: u64, access: Access) -> io::Result<(Arc<Map>, MapWriter)>;
+
+    /// Stores the concatenation of `parts` at `offset` of the mapped segment: one record.
+    ///
+    /// Through the map where the file system allows it, else by `write`; the bytes are visible in the
+    /// map afterwards either way, and become readable when the caller publishes them.
+    fn store(&self, map: &mut MapWriter, offset: u64, parts: &[&[u8]]) -> io::Result<()>;
+
+    /// Reads exactly `buf.len()` bytes at `offset`.
+    fn read_exact_at(&self, mut offset: u64, mut buf: &mut [u8]) -> io::Result<()> {
+        while !buf.is_empty() {
+            match self.read_at(offset, buf) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => {
+                    offset += n as u64;
+                    buf = &mut buf[n..];
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}

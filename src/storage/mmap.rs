@@ -1,0 +1,184 @@
+//! Maps whose published bytes never change. All `unsafe` of the library is in this file.
+//!
+//! A segment file is mapped once for its whole life. [`MapWriter`] is the only thing that can change
+//! the mapped bytes; there is one per map and it stores only at or above the published length.
+//! [`Map::slice`] gives out bytes only below it. So no byte that anybody can see is ever written.
+//!
+//! Invariants
+//! - `published` never shrinks, and grows only after the bytes below it were stored.
+//! - The mapped range stays mapped until the [`Map`] is dropped; slices borrow the `Map`.
+//! - No `&mut [u8]` over a map exists anywhere.
+//!
+//! Outside the contract (README, "Assumptions"): another program truncating or writing the file.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use memmap2::{Advice, MmapOptions, MmapRaw};
+
+use crate::storage::fs::Access;
+use crate::storage::window::WindowLease;
+
+/// A mapped segment: bytes below the published length may be read.
+#[derive(Debug)]
+pub struct Map {
+    raw: MmapRaw,
+    published: AtomicU64,
+    /// Index windows of this segment: given back only when it is unmapped.
+    lease: std::sync::OnceLock<WindowLease>,
+}
+
+/// The one writer of a [`Map`].
+#[derive(Debug)]
+pub struct MapWriter {
+    map: Arc<Map>,
+    writable: bool,
+}
+
+impl Map {
+    /// Maps the first `len` bytes of `file`, nothing published.
+    pub fn new(file: &File, len: u64, access: Access) -> io::Result<(Arc<Self>, MapWriter)> {
+        let len = usize::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let mut options = MmapOptions::new();
+        options.len(len);
+        let raw = match access {
+            Access::Read => options.map_raw_read_only(file)?,
+            Access::ReadWrite => options.map_raw(file)?,
+        };
+        let map = Arc::new(Self {
+            raw,
+            published: AtomicU64::new(0),
+            lease: std::sync::OnceLock::new(),
+        });
+        let writer = MapWriter {
+            map: Arc::clone(&map),
+            writable: access == Access::ReadWrite,
+        };
+        Ok((map, writer))
+    }
+
+    /// Hands the segment's windows to the map, which gives them back when it is unmapped.
+    pub fn keep(&self, lease: WindowLease) {
+        let given = self.lease.set(lease);
+        debug_assert!(given.is_ok(), "a map has one lease");
+    }
+
+    /// Bytes that may be read: everything below.
+    #[inline]
+    pub fn published(&self) -> u64 {
+        self.published.load(Ordering::Acquire)
+    }
+
+    /// Bytes mapped.
+    pub fn len(&self) -> u64 {
+        self.raw.len() as u64
+    }
+
+    /// The `len` bytes at `offset`; `None` if not all of them are published.
+    #[inline]
+    pub fn slice(&self, offset: u64, len: u64) -> Option<&[u8]> {
+        let end = offset.checked_add(len)?;
+        if end > self.published() {
+            return None;
+        }
+        // SAFETY: `from_raw_parts` asks for `len` initialised bytes that nobody changes while the
+        // slice lives.
+        // 1. In the map: `end <= published` was checked, and `publish` keeps it at or below the
+        //    mapped length; both fit `usize` because the mapped length does.
+        // 2. Backed by the file: published bytes were stored below the file's length, and a file is
+        //    never cut below its published length.
+        // 3. Unchanged: only `MapWriter` stores, only at or above `published`, through raw pointers;
+        //    the Acquire load above orders its stores before this read.
+        // 4. Alive: the slice borrows `self`, and unmapping happens in `self`'s drop.
+        // 5. Others: the directory lock keeps out a second store. A person truncating or writing the
+        //    file by hand is outside the contract.
+        Some(unsafe {
+            std::slice::from_raw_parts(self.raw.as_ptr().add(offset as usize), len as usize)
+        })
+    }
+
+    /// Asks for the pages of `offset..offset + len` to be made writable ahead of the writer.
+    ///
+    /// Only a hint: where it cannot be had, the writer's own faults do the work.
+    pub fn populate(&self, offset: u64, len: u64) {
+        let len = len.min(self.len().saturating_sub(offset));
+        if len > 0 {
+            let _ = self
+                .raw
+                .advise_range(Advice::PopulateWrite, offset as usize, len as usize);
+        }
+    }
+
+    /// Tells the kernel how the segment will be used from now on.
+    pub fn advise(&self, advice: Advice) {
+        let _ = self.raw.advise(advice);
+    }
+}
+
+impl MapWriter {
+    /// Copies `parts`, one behind the other, to `offset`, which must not be published yet.
+    ///
+    /// # Panics
+    /// If the range is not between the published and the mapped length, or the map is read-only: a
+    /// bug of the caller, which chose the offset.
+    pub fn store(&mut self, offset: u64, parts: &[&[u8]]) {
+        let total: u64 = parts.iter().map(|part| part.len() as u64).sum();
+        let end = offset + total;
+        assert!(
+            self.writable && offset >= self.map.published() && end <= self.map.len(),
+            "store outside the writable part of a segment"
+        );
+        let mut at = offset as usize;
+        for part in parts {
+            // SAFETY: `copy_nonoverlapping` asks for readable source, writable destination, no
+            // overlap, no concurrent access to the destination.
+            // 1. Destination in the map and mapped writable: asserted above.
+            // 2. File-backed: the caller allocated the file at least to `end` (whole, before it
+            //    stored the first record); otherwise the kernel would raise SIGBUS, not corrupt.
+            // 3. Nobody else: `&mut self` on the only writer, and readers stay below `published`,
+            //    which is at or below `offset`.
+            // 4. No overlap: a `part` that borrows this map lies below `published`.
+            unsafe {
+                std::ptr::copy_nonoverlapping(
+                    part.as_ptr(),
+                    self.map.raw.as_mut_ptr().add(at),
+                    part.len(),
+                );
+            }
+            at += part.len();
+        }
+    }
+
+    /// Lets readers see everything below `end`.
+    ///
+    /// # Panics
+    /// If `end` is beyond the map or below what was published already.
+    pub fn publish(&mut self, end: u64) {
+        assert!(
+            end <= self.map.len() && end >= self.map.published(),
+            "published length only grows, within the map"
+        );
+        self.map.published.store(end, Ordering::Release);
+    }
+
+    /// Ends writing: the pages lose their write permission, so that not even a stray pointer in this
+    /// process can change them.
+    pub fn seal(self) -> io::Result<()> {
+        if !self.writable {
+            return Ok(());
+        }
+        // SAFETY: `mprotect` asks for a page-aligned range of this process's own mapping.
+        // 1. `as_mut_ptr` and `len` are the mapping `memmap2` made at offset 0: page-aligned.
+        // 2. Taking write permission away breaks nobody: the only writer is consumed here.
+        unsafe {
+            rustix::mm::mprotect(
+                self.map.raw.as_mut_ptr().cast(),
+                self.map.raw.len(),
+                rustix::mm::MprotectFlags::READ,
+            )?;
+        }
+        Ok(())
+    }
+}
