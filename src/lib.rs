@@ -1,14 +1,32 @@
 //! Embedded, memory-mapped, crash-safe key-value store with zero-copy reads.
 #![deny(unsafe_code)]
+#![warn(missing_docs)]
 
+mod engine;
 mod index;
 mod storage;
+
+pub use engine::batch::Batch;
+pub use engine::error::{Error, Result};
+pub use engine::options::{Durability, Options, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+pub use engine::report::{
+    CloseReport, CompactReport, Damage, RecoveryReport, SegmentKind, SegmentStats, Stats, TornTail,
+    VerifyReport,
+};
+pub use engine::value::{Key, Value};
+pub use engine::{Iter, Keys, Prefix, Store};
 
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod testing {
-    //! The file system seam and its simulation.
+    //! The engine over a simulated file system, and what the test suites need to look inside.
+    pub use crate::engine::core::Engine;
+    pub use crate::engine::dump::dump;
+    pub use crate::engine::testing::*;
     pub use crate::storage::fs::{Access, Fs, FsFile};
     pub use crate::storage::real::RealFs;
     pub use crate::storage::sim;
 }
+
+/// The course's name for [`Error`].
+pub use engine::error::Error as KvsError;

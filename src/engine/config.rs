@@ -1,0 +1,96 @@
+//! What the engine needs to know of the options, and the sizes that follow from them.
+
+use std::sync::Arc;
+
+use kvs_format::segment::PAGE_BYTES;
+use kvs_format::system::CLOSING_BYTES;
+
+use crate::engine::options::{Durability, Entropy, Options, SEGMENT_BYTES_MAX};
+
+/// Smallest segment of a store that chooses its own sizes.
+const GROWING_BYTES_MIN: u64 = 4 << 20;
+
+/// Options as the engine sees them.
+#[derive(Clone)]
+pub struct Config {
+    /// When a write returns.
+    pub durability: Durability,
+    /// Nothing is written.
+    pub read_only: bool,
+    /// `get` checks what it returns.
+    pub verify_reads: bool,
+    /// Fixed size of new segments.
+    pub segment_bytes: Option<u64>,
+    /// Writes compact when there is enough garbage.
+    pub auto_compact: bool,
+    /// log2 of the number of shards of a new store.
+    pub shard_bits: u8,
+    /// Sealing and preparing happen on a thread of their own; otherwise in the call that needs them.
+    pub threads: bool,
+    /// Source of salts.
+    pub entropy: Entropy,
+}
+
+impl Config {
+    /// Of `options`, for the real file system.
+    pub fn new(options: &Options) -> Self {
+        Self {
+            durability: options.durability,
+            read_only: options.read_only,
+            verify_reads: options.verify_reads,
+            segment_bytes: options.segment_bytes,
+            auto_compact: options.auto_compact,
+            shard_bits: options.shard_bits,
+            threads: true,
+            entropy: Arc::new(|| {
+                let mut bytes = [0u8; 16];
+                let flags = rustix::rand::GetRandomFlags::empty();
+                let got = rustix::rand::getrandom(&mut bytes, flags)?;
+                // Up to 256 bytes come whole once the pool is initialised (getrandom(2)).
+                match got == bytes.len() {
+                    true => Ok(bytes),
+                    false => Err(std::io::ErrorKind::UnexpectedEof.into()),
+                }
+            }),
+        }
+    }
+
+    /// Size of the next segment of a store of `stored` bytes that must hold a run of `record` bytes.
+    ///
+    /// A quarter of the store, as a power of two from 4 to 256 MiB: small stores stay small, large
+    /// ones have few segments. A larger record gets a segment of its own size.
+    pub fn segment_size(&self, stored: u64, record: u64) -> u64 {
+        let usual = self.segment_bytes.unwrap_or_else(|| {
+            (stored / 4)
+                .next_power_of_two()
+                .clamp(GROWING_BYTES_MIN, SEGMENT_BYTES_MAX)
+        });
+        let least = PAGE_BYTES + CLOSING_BYTES + record;
+        usual.max(least.next_multiple_of(4096))
+    }
+
+    /// Bytes to allocate for going on in a segment that ends at `length`.
+    pub fn room_for(&self, length: u64, stored: u64) -> u64 {
+        let closing = length + CLOSING_BYTES;
+        self.segment_size(stored + length, 0)
+            .max(closing.next_multiple_of(4096))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_grow_with_the_store_within_their_bounds() {
+        let config = Config::new(&Options::new());
+        assert_eq!(config.segment_size(0, 100), 4 << 20);
+        assert_eq!(config.segment_size(100 << 20, 100), 32 << 20);
+        assert_eq!(config.segment_size(1 << 40, 100), 256 << 20);
+        let large = config.segment_size(0, 1 << 30);
+        assert!(large > 1 << 30 && large % 4096 == 0);
+        let fixed = Config::new(&Options::new().segment_bytes(64 << 10));
+        assert_eq!(fixed.segment_size(1 << 40, 100), 64 << 10);
+        assert_eq!(fixed.segment_size(0, 64 << 10), (64 << 10) + 8192);
+    }
+}

@@ -1,0 +1,217 @@
+//! The engine's parts and who may touch them when.
+//!
+//! Lock order, outermost first: `compaction`, `section`, `segments`, `manifest`, shards of the
+//! index; `commit` and `upkeep` are taken last and never while waiting for another. No lock but
+//! `compaction` is held across a sync that a reader or an `Os` writer could be waiting for, with one
+//! exception: a writer that needs a new segment while none is ready creates it inside the section.
+//!
+//! Invariants
+//! - Appending, LSNs, offsets and publishing happen inside the section, so publishing order is LSN
+//!   order per key.
+//! - A record is published only after all its bytes are in the map.
+//! - `durable_lsn` grows only after a sync that began when every record up to it was stored.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+use kvs_format::hash::{Fingerprint, HashKey};
+use parking_lot::{Mutex, RwLock};
+
+use crate::engine::catalog::{End, LogEnd, Manifest};
+use crate::engine::commit::{Commit, Pending};
+use crate::engine::config::Config;
+use crate::engine::error::{Error, Result};
+use crate::engine::recovery::{Recovered, Resumable, recover};
+use crate::engine::report::RecoveryReport;
+use crate::engine::segment::{Segment, View};
+use crate::engine::upkeep::Upkeep;
+use crate::index::Index;
+use crate::storage::fs::Fs;
+use crate::storage::mmap::{Map, MapWriter};
+use crate::storage::window::Windows;
+
+/// An open store over the file system `F`.
+pub struct Engine<F: Fs> {
+    /// For the upkeep thread.
+    pub(crate) me: Weak<Self>,
+    pub(crate) fs: F,
+    pub(crate) config: Config,
+    pub(crate) hash_key: HashKey,
+    pub(crate) index: Index<View>,
+    pub(crate) windows: Windows,
+    /// One compaction at a time.
+    pub(crate) compaction: Mutex<()>,
+    /// The writer section.
+    pub(crate) section: Mutex<Section<F>>,
+    /// Live segments by id; changed inside the section only.
+    pub(crate) segments: RwLock<BTreeMap<u64, Arc<Segment<F>>>>,
+    /// `None` when read-only.
+    pub(crate) manifest: Mutex<Option<Manifest<F>>>,
+    pub(crate) commit: Commit,
+    pub(crate) upkeep: Upkeep<F>,
+    /// A sync failed.
+    pub(crate) poisoned: AtomicBool,
+    /// Keys written since the last good sync, once poisoned.
+    pub(crate) undurable: OnceLock<HashSet<Fingerprint>>,
+    /// Counts changes of the index by writers: what a writer looked up before it entered the section
+    /// still holds if this has not moved.
+    pub(crate) version: AtomicU64,
+    /// Maps of segments that are gone but may still be looked at.
+    pub(crate) retired: Mutex<Vec<(Weak<Map>, u64)>>,
+    pub(crate) report: RecoveryReport,
+}
+
+/// What only the holder of the section touches.
+pub struct Section<F: Fs> {
+    /// The segment being written; `None` before the first write of a life.
+    pub(crate) active: Option<Active<F>>,
+    /// The unsealed segment of a clean close, before the first write.
+    pub(crate) resumable: Option<Resumable<F>>,
+    /// A log segment that is complete but not yet sealed.
+    pub(crate) sealing: Option<Arc<Segment<F>>>,
+    /// How ended segments end.
+    pub(crate) ends: BTreeMap<u64, End>,
+    /// The newest view.
+    pub(crate) view: Arc<View>,
+    /// End of the last complete log segment: what the next LINK names.
+    pub(crate) log_end: LogEnd,
+    pub(crate) next_lsn: u64,
+    pub(crate) durable_lsn: u64,
+    /// What the last MARK stated.
+    pub(crate) marked_lsn: u64,
+    pub(crate) pending: Pending,
+    /// Bytes of data records in all segments.
+    pub(crate) payload: u64,
+    /// Those of them that are not the newest of their key.
+    pub(crate) dead: u64,
+    /// Garbage below which no automatic compaction is worth trying (again).
+    pub(crate) compact_floor: u64,
+    pub(crate) closed: bool,
+}
+
+/// The segment being written.
+pub struct Active<F: Fs> {
+    pub(crate) segment: Arc<Segment<F>>,
+    pub(crate) map: MapWriter,
+    /// Offset behind its last record.
+    pub(crate) offset: u64,
+    /// Bytes allocated.
+    pub(crate) capacity: u64,
+    pub(crate) records: u64,
+    pub(crate) min_lsn: u64,
+    pub(crate) max_lsn: u64,
+    pub(crate) payload: u64,
+    /// Offset up to which a hint file covers it.
+    pub(crate) hinted: u64,
+}
+
+impl<F: Fs> Engine<F> {
+    /// Opens the store in `fs`, which the caller has locked.
+    ///
+    /// # Errors
+    /// See [`crate::Options::open`].
+    pub fn open(fs: F, config: Config) -> Result<Arc<Self>> {
+        let started = std::time::Instant::now();
+        let found = recover(&fs, &config)?;
+        let Recovered {
+            manifest,
+            hash_key,
+            segments,
+            ends,
+            view,
+            index,
+            windows,
+            resumable,
+            log_end,
+            next_lsn,
+            durable_lsn,
+            mut report,
+        } = found;
+        report.duration = started.elapsed();
+        let total = |of: fn(&crate::engine::segment::Slot) -> &AtomicU64| {
+            let sum: u64 = view.slots().map(|s| of(s).load(Ordering::Relaxed)).sum();
+            sum
+        };
+        let payload = total(|slot| &slot.payload);
+        let dead = payload - total(|slot| &slot.live);
+        Ok(Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
+            fs,
+            config,
+            hash_key,
+            index,
+            windows,
+            compaction: Mutex::new(()),
+            section: Mutex::new(Section {
+                active: None,
+                resumable,
+                sealing: None,
+                ends,
+                view,
+                log_end,
+                next_lsn,
+                durable_lsn,
+                marked_lsn: 0,
+                pending: Pending::default(),
+                payload,
+                dead,
+                compact_floor: 0,
+                closed: false,
+            }),
+            segments: RwLock::new(segments),
+            manifest: Mutex::new(manifest),
+            commit: Commit::new(durable_lsn),
+            upkeep: Upkeep::default(),
+            poisoned: AtomicBool::new(false),
+            undurable: OnceLock::new(),
+            version: AtomicU64::new(0),
+            retired: Mutex::new(Vec::new()),
+            report,
+        }))
+    }
+
+    /// What opening found.
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.report
+    }
+
+    /// Live keys. Expired ones that were not yet reclaimed count.
+    pub fn len(&self) -> u64 {
+        self.index.len()
+    }
+
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.poisoned.load(Ordering::Acquire)
+    }
+
+    /// Refuses to read a key whose newest version may not be on disk after a failed sync.
+    pub(crate) fn check_readable(&self, key: &[u8]) -> Result<()> {
+        if !self.is_poisoned() {
+            return Ok(());
+        }
+        let undurable = self.undurable.get();
+        let fingerprint = self.hash_key.fingerprint(key);
+        match undurable.is_none_or(|keys| keys.contains(&fingerprint)) {
+            true => Err(Error::Poisoned),
+            false => Ok(()),
+        }
+    }
+
+    /// Refuses to write to a store that is read-only, closed or poisoned.
+    pub(crate) fn check_writable(&self, section: &mut Section<F>) -> Result<()> {
+        if self.config.read_only {
+            return Err(Error::ReadOnly);
+        }
+        if section.closed {
+            return Err(Error::Closed);
+        }
+        if self.upkeep.has_failed() {
+            self.poison(section);
+        }
+        match self.is_poisoned() {
+            true => Err(Error::Poisoned),
+            false => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Writing hint files, and deciding whether one may be used.
+//!
+//! A hint is never needed: whatever goes wrong with it, the segment is scanned. So writing one is
+//! best effort and unsynced; its checksum tells a whole one from the rest.
+
+use kvs_format::hash::{Fingerprint, HashKey};
+use kvs_format::hint::{ExpiryHistogram, HintEntry, HintHeader, HintRef, entries_of, hash_check};
+use kvs_format::name;
+use kvs_format::record::{HEADER_BYTES as RECORD_HEADER_BYTES, parse_header};
+use kvs_format::segment::{PAGE_BYTES, SegmentHeader};
+use zerocopy::IntoBytes;
+
+use crate::engine::scan::{LastRecord, Scanned, scan, summary};
+use crate::storage::fs::{Access, Fs, FsFile};
+
+/// Bytes of a log that must lie behind the last hint before closing writes another.
+pub const PREFIX_BYTES: u64 = 1 << 20;
+
+/// A hint file in memory whose checks held and which belongs to its segment.
+#[derive(Debug)]
+pub struct Hint {
+    bytes: Vec<u8>,
+    /// Data records below this offset have an entry.
+    pub covered: u64,
+    /// LSN of the last record below it.
+    pub end_lsn: u64,
+}
+
+impl Hint {
+    /// Its entries, in the order of the format.
+    pub fn entries(&self) -> &[HintEntry] {
+        let start = kvs_format::hint::HEADER_BYTES;
+        let end = self.bytes.len() - kvs_format::hint::TRAILER_BYTES;
+        zerocopy::FromBytes::ref_from_bytes(&self.bytes[start..end])
+            .expect("a hint that was decoded has whole entries")
+    }
+}
+
+impl Hint {
+    /// True if the segment holds a record, live or dead, of the key with this fingerprint.
+    pub fn contains(&self, fingerprint: Fingerprint, shard_bits: u8) -> bool {
+        !entries_of(self.entries(), shard_bits, fingerprint).is_empty()
+    }
+}
+
+/// The hint of the segment, if there is one that may be used up to `vouched`: the offset up to which
+/// the manifest says that records are durable.
+pub fn load<F: Fs>(
+    fs: &F,
+    segment: &F::File,
+    header: &SegmentHeader,
+    vouched: u64,
+    shard_bits: u8,
+    hash_key: &HashKey,
+) -> Option<Hint> {
+    let file = fs.open(&name::hint(header.id), Access::Read).ok()?;
+    let len = usize::try_from(file.len().ok()?).ok()?;
+    let mut head = [0u8; kvs_format::hint::HEADER_BYTES];
+    if len < head.len() {
+        return None;
+    }
+    // The magic before the allocation: a stray large file of that name is not worth reading.
+    file.read_exact_at(0, &mut head).ok()?;
+    if head[..8] != kvs_format::hint::MAGIC {
+        return None;
+    }
+    let mut bytes = vec![0u8; len];
+    file.read_exact_at(0, &mut bytes).ok()?;
+    let hint = HintRef::decode(&bytes).ok()?;
+    let h = &hint.header;
+    let bound = h.segment_id == header.id
+        && h.salt == header.salt
+        && h.shard_bits == shard_bits
+        && h.hash_check == hash_check(hash_key)
+        && h.covered <= vouched
+        && h.last_offset >= PAGE_BYTES
+        && h.last_offset < h.covered;
+    if !bound {
+        return None;
+    }
+    let mut record = [0u8; RECORD_HEADER_BYTES];
+    segment.read_exact_at(h.last_offset, &mut record).ok()?;
+    let last = parse_header(header.place_key(), h.last_offset, &record).ok()??;
+    let ends = h.last_offset.checked_add(last.size()) == Some(h.covered);
+    if !ends || last.lsn != h.end_lsn || last.place != h.last_place {
+        return None;
+    }
+    let (covered, end_lsn) = (h.covered, h.end_lsn);
+    Some(Hint {
+        bytes,
+        covered,
+        end_lsn,
+    })
+}
+
+/// The bytes of a hint over `entries` (any order; sorted here) up to `last`; `expiring` as in
+/// [`Scanned`].
+pub fn encode(
+    header: &SegmentHeader,
+    entries: &mut [HintEntry],
+    expiring: &[(u64, u64)],
+    last: &LastRecord,
+    shard_bits: u8,
+    hash_key: &HashKey,
+) -> Vec<u8> {
+    entries.sort_unstable_by_key(|entry| entry.sort_key(shard_bits));
+    let (count, min_lsn, max_lsn, _) = summary(entries);
+    let head = HintHeader {
+        shard_bits,
+        segment_id: header.id,
+        salt: header.salt,
+        covered: last.offset + last.size,
+        end_lsn: last.lsn,
+        last_offset: last.offset,
+        last_place: last.place,
+        count,
+        hash_check: hash_check(hash_key),
+        min_lsn,
+        max_lsn,
+    };
+    let mut bytes = head.encode().to_vec();
+    bytes.extend_from_slice(entries.as_bytes());
+    bytes.extend_from_slice(&ExpiryHistogram::of(expiring.iter().copied()).encode());
+    let crc = kvs_format::crc::crc32(&bytes);
+    bytes.extend_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+/// Writes a hint file, in place: its name never vanishes, and half of one is no hint.
+pub fn write<F: Fs>(fs: &F, id: u64, bytes: &[u8]) -> std::io::Result<()> {
+    let file = fs.create_or_truncate(&name::hint(id))?;
+    file.write_at(0, bytes)
+}
+
+/// Scans the segment up to `limit` and writes its hint; false if it could not be done.
+pub fn write_for<F: Fs>(
+    fs: &F,
+    file: &F::File,
+    header: &SegmentHeader,
+    limit: u64,
+    shard_bits: u8,
+    hash_key: &HashKey,
+) -> bool {
+    let Ok(scanned) = scan(file, header, PAGE_BYTES, limit, 0, hash_key) else {
+        return false;
+    };
+    if scanned.stop.offset != limit {
+        return false;
+    }
+    write_scanned(fs, header, scanned, shard_bits, hash_key)
+}
+
+/// Writes the hint of a segment that was scanned from its first record.
+pub fn write_scanned<F: Fs>(
+    fs: &F,
+    header: &SegmentHeader,
+    mut scanned: Scanned,
+    shard_bits: u8,
+    hash_key: &HashKey,
+) -> bool {
+    let Some(last) = scanned.last else {
+        return false;
+    };
+    let expiring = &scanned.expiring;
+    let bytes = encode(
+        header,
+        &mut scanned.entries,
+        expiring,
+        &last,
+        shard_bits,
+        hash_key,
+    );
+    write(fs, header.id, &bytes).is_ok()
+}

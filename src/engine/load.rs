@@ -1,0 +1,209 @@
+//! Hint entries of all segments -> the index, shard by shard, without reading the log.
+//!
+//! Entries of one segment are sorted by shard, fingerprint and age, so a shard's share is one run
+//! of each. A key that stands in two segments is found by its 23 hash bits in the table; whether it
+//! really is the same key is decided by looking the fingerprint up in the other segment's run.
+//!
+//! Rules: the highest LSN of a key wins; with equal LSNs the record of the merged segment does; a
+//! tombstone that wins removes the key once all segments of the shard have spoken.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use hashbrown::HashTable;
+use kvs_format::hash::{Fingerprint, shard_of};
+use kvs_format::hint::HintEntry;
+use kvs_format::segment::SegmentKind;
+
+use crate::engine::segment::{Slot, View};
+use crate::index::Index;
+use crate::storage::location::{Word, hash_bits, table_hash};
+
+/// Entries beyond which a second thread is worth starting.
+const PARALLEL_ENTRIES: usize = 200_000;
+
+/// What one segment contributes.
+pub struct Source<'a> {
+    /// The segment.
+    pub slot: &'a Arc<Slot>,
+    /// Log or merged.
+    pub kind: SegmentKind,
+    /// Its entries, sorted as in a hint file.
+    pub entries: &'a [HintEntry],
+}
+
+/// Fills the empty `index` and the segments' statistics.
+pub fn load(index: &Index<View>, sources: &[Source<'_>]) {
+    let mut by_window: Vec<u32> = Vec::new();
+    let mut total = 0;
+    for (i, source) in sources.iter().enumerate() {
+        let (base, windows) = (source.slot.base, source.slot.windows);
+        let end = usize::from(base) + usize::from(windows);
+        if by_window.len() < end {
+            by_window.resize(end, u32::MAX);
+        }
+        by_window[usize::from(base)..end].fill(i as u32);
+        total += source.entries.len();
+        let payload: u64 = source.entries.iter().map(HintEntry::size).sum();
+        source.slot.payload.store(payload, Ordering::Relaxed);
+    }
+    let shards = 1usize << index.bits();
+    let loader = Loader {
+        index,
+        sources,
+        by_window: &by_window,
+    };
+    if total >= PARALLEL_ENTRIES && shards > 1 && cores() > 1 {
+        let middle = shards / 2;
+        std::thread::scope(|scope| {
+            scope.spawn(|| loader.shards(middle..shards));
+            loader.shards(0..middle);
+        });
+    } else {
+        loader.shards(0..shards);
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+struct Loader<'a> {
+    index: &'a Index<View>,
+    sources: &'a [Source<'a>],
+    by_window: &'a [u32],
+}
+
+impl Loader<'_> {
+    fn shards(&self, range: std::ops::Range<usize>) {
+        let bits = self.index.bits();
+        let mut cursors: Vec<usize> = self
+            .sources
+            .iter()
+            .map(|source| {
+                source
+                    .entries
+                    .partition_point(|e| shard_of(e.fingerprint().lo, bits) < range.start)
+            })
+            .collect();
+        let mut live = vec![0u64; self.sources.len()];
+        for shard in range {
+            let mut runs: Vec<&[HintEntry]> = Vec::with_capacity(self.sources.len());
+            for (source, cursor) in self.sources.iter().zip(&mut cursors) {
+                let rest = &source.entries[*cursor..];
+                let len = run_length(rest, shard, bits);
+                runs.push(&rest[..len]);
+                *cursor += len;
+            }
+            let table = self.shard(&runs, &mut live);
+            self.index.install(shard, table);
+        }
+        for (source, live) in self.sources.iter().zip(live) {
+            source.slot.live.fetch_add(live, Ordering::Relaxed);
+        }
+    }
+
+    fn shard(&self, runs: &[&[HintEntry]], live: &mut [u64]) -> HashTable<Word> {
+        let total = runs.iter().map(|run| run.len()).sum();
+        let mut table: HashTable<Word> = HashTable::with_capacity(total);
+        let mut tombstones: Vec<(Word, usize, u64)> = Vec::new();
+        for (i, run) in runs.iter().enumerate() {
+            let mut previous: Option<Fingerprint> = None;
+            for entry in *run {
+                let fp = entry.fingerprint();
+                // Within a segment the newest of a key comes first.
+                if previous.replace(fp) == Some(fp) {
+                    continue;
+                }
+                let word = self.sources[i].slot.word(fp.lo, entry.offset());
+                let Some((rival, source, rival_entry)) = self.rival(&table, runs, fp) else {
+                    insert(&mut table, word);
+                    live[i] += entry.size();
+                    if entry.is_tombstone() {
+                        tombstones.push((word, i, entry.size()));
+                    }
+                    continue;
+                };
+                let newer = entry.lsn() > rival_entry.lsn()
+                    || (entry.lsn() == rival_entry.lsn()
+                        && self.sources[i].kind == SegmentKind::Merged);
+                if !newer {
+                    continue;
+                }
+                if let Some(slot) = table.find_mut(table_hash(rival.bits()), |word| *word == rival)
+                {
+                    *slot = word;
+                }
+                live[source] -= rival_entry.size();
+                live[i] += entry.size();
+                if entry.is_tombstone() {
+                    tombstones.push((word, i, entry.size()));
+                }
+            }
+        }
+        for (word, source, size) in tombstones {
+            // Not found: a newer record of the key took its place.
+            if let Ok(found) = table.find_entry(table_hash(word.bits()), |w| *w == word) {
+                found.remove();
+                live[source] -= size;
+            }
+        }
+        // Duplicates may have left it far too large.
+        if table.len() * 4 < table.capacity() {
+            table.shrink_to_fit(|word| table_hash(word.bits()));
+        }
+        table
+    }
+
+    /// The record of the same key that is in the table already: its word, source and entry.
+    #[inline]
+    fn rival<'r>(
+        &self,
+        table: &HashTable<Word>,
+        runs: &[&'r [HintEntry]],
+        fp: Fingerprint,
+    ) -> Option<(Word, usize, &'r HintEntry)> {
+        let bits = hash_bits(fp.lo);
+        for word in table.iter_hash(table_hash(bits)) {
+            if word.bits() != bits {
+                continue;
+            }
+            let source = self.by_window[word.window()] as usize;
+            let offset = word.offset(self.sources[source].slot.base);
+            let run = runs[source];
+            let start = run.partition_point(|e| {
+                let other = e.fingerprint();
+                (other.lo, other.hi) < (fp.lo, fp.hi)
+            });
+            let same = run[start..]
+                .iter()
+                .take_while(|e| e.fingerprint() == fp)
+                .find(|e| e.offset() == offset);
+            if let Some(entry) = same {
+                return Some((*word, source, entry));
+            }
+        }
+        None
+    }
+}
+
+fn insert(table: &mut HashTable<Word>, word: Word) {
+    table.insert_unique(table_hash(word.bits()), word, |w| table_hash(w.bits()));
+}
+
+/// How many entries at the front of `rest` belong to `shard`.
+fn run_length(rest: &[HintEntry], shard: usize, bits: u8) -> usize {
+    // Gallop: runs have about equal lengths, and most of `rest` belongs to later shards.
+    let inside = |i: usize| {
+        rest.get(i)
+            .is_some_and(|e| shard_of(e.fingerprint().lo, bits) <= shard)
+    };
+    let mut step = 1;
+    let mut low = 0;
+    while inside(low + step - 1) {
+        low += step;
+        step *= 2;
+    }
+    let end = (low + step).min(rest.len());
+    low + rest[low..end].partition_point(|e| shard_of(e.fingerprint().lo, bits) <= shard)
+}

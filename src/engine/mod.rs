@@ -1,0 +1,36 @@
+//! What the store promises.
+//!
+//! [`Store`] is the public face; `core` says which parts the engine has and in which order they
+//! may be locked. One writer section gives out log sequence numbers; readers never enter it.
+//!
+//! Elsewhere: the bytes (`kvs_format`), files and maps (`storage`), the table (`index`).
+
+pub mod batch;
+pub mod catalog;
+mod commit;
+mod compaction;
+pub mod config;
+pub mod core;
+pub mod error;
+mod hints;
+mod iter;
+mod load;
+pub mod options;
+mod read;
+mod recovery;
+mod registry;
+pub mod report;
+mod scan;
+mod segment;
+mod store;
+mod upkeep;
+pub mod value;
+mod verify;
+mod writer;
+
+#[cfg(feature = "testing")]
+pub mod dump;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use store::{Iter, Keys, Prefix, Store};

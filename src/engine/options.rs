@@ -1,0 +1,175 @@
+//! How a store is opened.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::engine::Store;
+use crate::engine::error::{Error, Result};
+
+/// When a write returns, and what survives.
+///
+/// | level | returns | process killed | power cut | visible to readers |
+/// |---|---|---|---|---|
+/// | `Os` | when the bytes are in the kernel's hands | nothing acknowledged is lost | may lose the newest writes, a suffix | at return |
+/// | `Sync` | after an `fdatasync` that began after the write | nothing acknowledged is lost | nothing acknowledged is lost | once durable |
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Durability {
+    /// The operating system has the bytes; it writes them when it likes.
+    #[default]
+    Os,
+    /// The device has the bytes. Concurrent writers share one sync.
+    Sync,
+}
+
+/// Where random bytes for salts come from.
+pub(crate) type Entropy = Arc<dyn Fn() -> std::io::Result<[u8; 16]> + Send + Sync>;
+
+/// Smallest segment size that may be set, in bytes.
+pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
+
+/// Largest segment size that may be set, in bytes: one index window.
+pub const SEGMENT_BYTES_MAX: u64 = 256 << 20;
+
+/// How a store is opened: a builder like [`std::fs::OpenOptions`].
+///
+/// ```
+/// use kvs::{Durability, Options};
+///
+/// let dir = std::env::temp_dir().join(format!("kvs-options-{}", std::process::id()));
+/// let store = Options::new().durability(Durability::Sync).open(&dir)?;
+/// store.set("key", "value")?;
+/// store.close()?;
+/// # std::fs::remove_dir_all(&dir)?;
+/// # Ok::<(), kvs::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Options {
+    pub(crate) durability: Durability,
+    pub(crate) read_only: bool,
+    pub(crate) verify_reads: bool,
+    pub(crate) segment_bytes: Option<u64>,
+    pub(crate) auto_compact: bool,
+    pub(crate) shard_bits: u8,
+    pub(crate) force_write_path: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Options {
+    /// The defaults: [`Durability::Os`], verified reads, segments that grow with the store,
+    /// compaction when more than half of the store is garbage.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            durability: Durability::default(),
+            read_only: false,
+            verify_reads: true,
+            segment_bytes: None,
+            auto_compact: true,
+            shard_bits: 10,
+            force_write_path: false,
+        }
+    }
+
+    /// When a write returns. Default: [`Durability::Os`].
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// Opens under a shared lock and writes nothing, not even to repair. Default: false.
+    #[must_use]
+    pub fn read_only(mut self, read_only: bool) -> Self {
+        self.read_only = read_only;
+        self
+    }
+
+    /// Whether `get` checks both checksums of the record it returns. Default: true. Without, `get`
+    /// compares the key only, and damage to a value goes unnoticed until `verify` or compaction.
+    #[must_use]
+    pub fn verify_reads(mut self, verify_reads: bool) -> Self {
+        self.verify_reads = verify_reads;
+        self
+    }
+
+    /// Fixed size of new segments, from [`SEGMENT_BYTES_MIN`] to [`SEGMENT_BYTES_MAX`]. Default: a
+    /// quarter of the store, at least 4 MiB, at most 256 MiB. A larger record gets a segment of its
+    /// own size.
+    #[must_use]
+    pub fn segment_bytes(mut self, bytes: u64) -> Self {
+        self.segment_bytes = Some(bytes);
+        self
+    }
+
+    /// Whether a write compacts the store when more than half of it is garbage. Default: true.
+    #[must_use]
+    pub fn auto_compact(mut self, auto_compact: bool) -> Self {
+        self.auto_compact = auto_compact;
+        self
+    }
+
+    /// log2 of the number of index shards, 0 to 10, fixed when the store is created.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn shard_bits(mut self, bits: u8) -> Self {
+        self.shard_bits = bits;
+        self
+    }
+
+    /// Writes records by `pwrite` instead of through the map, as on file systems where a store
+    /// through a map may fail.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn force_write_path(mut self, force: bool) -> Self {
+        self.force_write_path = force;
+        self
+    }
+
+    /// Opens the store in directory `path`, creating it if it does not exist and the options allow
+    /// writing.
+    ///
+    /// A store that this process has open already, with equal options, is shared.
+    ///
+    /// # Errors
+    /// [`Error::Locked`], [`Error::OptionsDiffer`], [`Error::Corrupt`], [`Error::Missing`],
+    /// [`Error::Unsafe`], [`Error::InvalidOption`], [`Error::Io`]. A refused open changes no byte.
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<Store> {
+        self.check()?;
+        Store::open_with(path.as_ref(), self)
+    }
+
+    /// Opens a store that exists only in memory and goes with its last handle.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`], [`Error::Io`].
+    pub fn open_in_memory(&self) -> Result<Store> {
+        self.check()?;
+        Store::open_memory(self)
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        let sizes = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
+        if self
+            .segment_bytes
+            .is_some_and(|bytes| !sizes.contains(&bytes))
+        {
+            return Err(Error::InvalidOption {
+                option: "segment_bytes",
+                expected: "from 65,536 to 268,435,456",
+            });
+        }
+        if self.shard_bits > kvs_format::hash::SHARD_BITS_MAX {
+            return Err(Error::InvalidOption {
+                option: "shard_bits",
+                expected: "from 0 to 10",
+            });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,297 @@
+//! Reading: find the candidates and pin them under the shard's lock, look at the log outside it.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use kvs_format::DecodeError;
+use kvs_format::name;
+use kvs_format::record::{
+    CONTENT_START, HEADER_BYTES, Kind, RawHeader, RecordRef, complete, parse_header,
+};
+use zerocopy::FromBytes;
+
+use crate::engine::core::Engine;
+use crate::engine::error::{Error, Result};
+use crate::engine::value::Value;
+use crate::storage::fs::{Fs, FsFile};
+use crate::storage::location::Word;
+use crate::storage::pin::{Pin, Stripe};
+
+const _: () = assert!(CONTENT_START < HEADER_BYTES);
+
+/// Words that may stand for a key, each with its segment pinned.
+#[derive(Default)]
+pub(crate) struct Candidates {
+    first: Option<(Word, Pin)>,
+    // Two keys share 23 hash bits and a shard about once in eight million: no allocation otherwise.
+    rest: Vec<(Word, Pin)>,
+}
+
+impl Candidates {
+    #[inline]
+    fn push(&mut self, word: Word, pin: Pin) {
+        match self.first {
+            None => self.first = Some((word, pin)),
+            Some(_) => self.rest.push((word, pin)),
+        }
+    }
+
+    pub(crate) fn contains(&self, word: Word) -> bool {
+        self.first.as_ref().is_some_and(|(w, _)| *w == word)
+            || self.rest.iter().any(|(w, _)| *w == word)
+    }
+
+    #[inline]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(Word, Pin)> {
+        self.first.iter().chain(&self.rest)
+    }
+
+    #[inline]
+    fn into_iter(self) -> impl Iterator<Item = (Word, Pin)> {
+        self.first.into_iter().chain(self.rest)
+    }
+}
+
+/// A record that was found to be of the key asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found {
+    pub(crate) value_offset: u64,
+    pub(crate) value_len: u32,
+    pub(crate) expires_at: Option<u64>,
+    pub(crate) size: u64,
+}
+
+/// Milliseconds since 1970 by the wall clock.
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
+}
+
+/// The record at `offset` of a pinned segment, with both checks done.
+#[inline]
+pub(crate) fn verified(stripe: &Stripe, offset: u64) -> Result<RecordRef<'_>, DecodeError> {
+    let short = DecodeError::Truncated {
+        need: HEADER_BYTES as u64,
+        have: 0,
+    };
+    let head = stripe
+        .map
+        .slice(offset, HEADER_BYTES as u64)
+        .and_then(|bytes| bytes.first_chunk::<HEADER_BYTES>())
+        .ok_or(short)?;
+    let header = parse_header(stripe.place_key, offset, head)?.ok_or(short)?;
+    let record = stripe
+        .map
+        .slice(offset, header.unpadded())
+        .ok_or(DecodeError::Truncated {
+            need: header.unpadded(),
+            have: 0,
+        })?;
+    complete(header, offset, record)
+}
+
+fn found(record: &RecordRef<'_>) -> Found {
+    let header = &record.header;
+    let lead = HEADER_BYTES as u64 + header.kind.extension();
+    Found {
+        value_offset: record.offset + lead + u64::from(header.key_len),
+        value_len: header.value_len,
+        expires_at: record.expires_at,
+        size: header.size(),
+    }
+}
+
+/// Whether the record at `offset` is of `key`, checked in full.
+#[inline]
+fn match_verified(stripe: &Stripe, offset: u64, key: &[u8]) -> Result<Option<Found>, DecodeError> {
+    let record = verified(stripe, offset)?;
+    let kind = record.header.kind;
+    if !matches!(kind, Kind::Set | Kind::SetExpiring) {
+        return Err(DecodeError::BadKind {
+            kind: kind as u8,
+            framing: record.header.framing as u8,
+        });
+    }
+    Ok((record.key == key).then(|| found(&record)))
+}
+
+/// Whether the record at `offset` is of `key`, by comparing the key alone.
+///
+/// A key that differs is believed only after both checks: a damaged key must not look like an
+/// absent one.
+#[inline]
+fn match_unverified(
+    stripe: &Stripe,
+    offset: u64,
+    key: &[u8],
+) -> Result<Option<Found>, DecodeError> {
+    let plain = || {
+        let head = stripe.map.slice(offset, HEADER_BYTES as u64)?;
+        let (raw, _) = RawHeader::ref_from_prefix(head).ok()?;
+        let kind = Kind::from_byte(raw.kind)?;
+        if usize::from(raw.key_len.get()) != key.len()
+            || !matches!(kind, Kind::Set | Kind::SetExpiring)
+        {
+            return None;
+        }
+        let extension = kind.extension();
+        let body = extension + key.len() as u64 + u64::from(raw.value_len.get());
+        let bytes = stripe.map.slice(offset + HEADER_BYTES as u64, body)?;
+        let (stamp, rest) = bytes.split_at(extension as usize);
+        if &rest[..key.len()] != key {
+            return None;
+        }
+        Some(Found {
+            value_offset: offset + HEADER_BYTES as u64 + extension + key.len() as u64,
+            value_len: raw.value_len.get(),
+            expires_at: stamp.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)),
+            size: kvs_format::aligned(HEADER_BYTES as u64 + body),
+        })
+    };
+    match plain() {
+        Some(found) => Ok(Some(found)),
+        None => match_verified(stripe, offset, key),
+    }
+}
+
+impl<F: Fs> Engine<F> {
+    #[inline]
+    pub(crate) fn candidates(&self, hash: u64) -> Candidates {
+        let mut candidates = Candidates::default();
+        self.index
+            .candidates(hash, |word, view| candidates.push(word, view.pin(word)));
+        candidates
+    }
+
+    #[cold]
+    pub(crate) fn corrupt(&self, segment_id: u64, offset: u64, reason: DecodeError) -> Error {
+        Error::Corrupt {
+            path: self.fs.path_of(&name::segment(segment_id)),
+            offset,
+            reason,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn matches(
+        &self,
+        stripe: &Stripe,
+        word: Word,
+        key: &[u8],
+        verify: bool,
+    ) -> Result<Option<Found>> {
+        let offset = stripe.offset_of(word);
+        let result = match verify {
+            true => match_verified(stripe, offset, key),
+            false => match_unverified(stripe, offset, key),
+        };
+        result.map_err(|reason| self.corrupt(stripe.segment_id, offset, reason))
+    }
+
+    #[inline]
+    fn find(&self, key: &[u8]) -> Result<Option<(Word, Pin, Found)>> {
+        let hash = self.hash_key.hash(key);
+        for (word, pin) in self.candidates(hash).into_iter() {
+            if let Some(found) = self.matches(&pin, word, key, self.config.verify_reads)? {
+                let expired = found.expires_at.is_some_and(|at| at <= now_ms());
+                return Ok((!expired).then_some((word, pin, found)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// See [`crate::Store::get`].
+    #[inline]
+    pub fn get(&self, key: &[u8]) -> Result<Option<Value>> {
+        self.check_readable(key)?;
+        Ok(self
+            .find(key)?
+            .map(|(_, pin, found)| Value::new(pin, found.value_offset, found.value_len)))
+    }
+
+    /// See [`crate::Store::contains_key`].
+    pub fn contains_key(&self, key: &[u8]) -> Result<bool> {
+        self.check_readable(key)?;
+        Ok(self.find(key)?.is_some())
+    }
+
+    /// See [`crate::Store::get_into`].
+    pub fn get_into(&self, key: &[u8], out: &mut Vec<u8>) -> Result<bool> {
+        self.check_readable(key)?;
+        let hash = self.hash_key.hash(key);
+        loop {
+            let mut moved = false;
+            for (word, pin) in self.candidates(hash).into_iter() {
+                let segment = self.segments.read().get(&pin.segment_id).cloned();
+                let Some(segment) = segment else {
+                    // Compaction has just moved the record: look again.
+                    moved = true;
+                    break;
+                };
+                let offset = pin.offset_of(word);
+                let read = read_record(&segment.file, &pin, offset, out);
+                let record = match read {
+                    Ok(Ok(record)) => record,
+                    Ok(Err(reason)) => return Err(self.corrupt(pin.segment_id, offset, reason)),
+                    Err(source) => {
+                        return Err(Error::Io {
+                            op: "read the record",
+                            path: self.fs.path_of(&name::segment(pin.segment_id)),
+                            source,
+                        });
+                    }
+                };
+                if record.key != key {
+                    continue;
+                }
+                let expired = record.expires_at.is_some_and(|at| at <= now_ms());
+                let start = (found(&record).value_offset - offset) as usize;
+                let end = start + record.value.len();
+                out.truncate(end);
+                out.drain(..start);
+                if expired {
+                    out.clear();
+                }
+                return Ok(!expired);
+            }
+            if !moved {
+                out.clear();
+                return Ok(false);
+            }
+        }
+    }
+}
+
+/// Reads the record at `offset` by `pread` into `out` and checks it.
+fn read_record<'a, F: FsFile>(
+    file: &F,
+    stripe: &Stripe,
+    offset: u64,
+    out: &'a mut Vec<u8>,
+) -> std::io::Result<Result<RecordRef<'a>, DecodeError>> {
+    out.clear();
+    out.resize(HEADER_BYTES, 0);
+    file.read_exact_at(offset, out)?;
+    let mut head = [0u8; HEADER_BYTES];
+    head.copy_from_slice(out);
+    let header = match parse_header(stripe.place_key, offset, &head) {
+        Ok(Some(header)) => header,
+        Ok(None) => {
+            return Ok(Err(DecodeError::Truncated {
+                need: HEADER_BYTES as u64,
+                have: 0,
+            }));
+        }
+        Err(reason) => return Ok(Err(reason)),
+    };
+    let left = stripe.map.published().saturating_sub(offset);
+    if header.unpadded() > left {
+        return Ok(Err(DecodeError::Truncated {
+            need: header.unpadded(),
+            have: left,
+        }));
+    }
+    out.resize(header.unpadded() as usize, 0);
+    file.read_exact_at(offset + HEADER_BYTES as u64, &mut out[HEADER_BYTES..])?;
+    Ok(complete(header, offset, out))
+}

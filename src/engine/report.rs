@@ -1,0 +1,177 @@
+//! What opening, checking, compacting and closing tell.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A damaged place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Damage {
+    /// The file.
+    pub file: PathBuf,
+    /// Bytes from its start.
+    pub offset: u64,
+    /// What is wrong there.
+    pub reason: String,
+}
+
+/// Where the log was cut because a write had not been finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TornTail {
+    /// The segment.
+    pub segment: u64,
+    /// Offset behind its last whole record.
+    pub offset: u64,
+}
+
+/// What opening a store found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecoveryReport {
+    /// The store had been closed, or never written.
+    pub clean: bool,
+    /// Live segments.
+    pub segments: u64,
+    /// Segments whose keys came from their hint file.
+    pub hints_used: u64,
+    /// Records read and checked one by one.
+    pub records_scanned: u64,
+    /// Bytes of those records.
+    pub bytes_scanned: u64,
+    /// Live keys.
+    pub keys: u64,
+    /// Unfinished bytes stood behind the last whole record.
+    pub torn_tail: Option<TornTail>,
+    /// Log segments that stood behind a hole and were given up whole.
+    pub dropped_segments: u64,
+    /// Files of no further use that were removed.
+    pub leftovers_removed: u64,
+    /// Damage was found: what could be verified is served, but something may be missing. Only a
+    /// read-only open gets this far.
+    pub incomplete: bool,
+    /// Where.
+    pub damage: Vec<Damage>,
+    /// How long opening took.
+    pub duration: Duration,
+}
+
+impl fmt::Display for RecoveryReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let how = match (self.incomplete, self.clean) {
+            (true, _) => "damaged, incomplete",
+            (false, true) => "clean",
+            (false, false) => "recovered",
+        };
+        write!(
+            f,
+            "{how}: {} keys in {} segments, {} from hints, {} records ({} bytes) scanned in {:.1} ms",
+            self.keys,
+            self.segments,
+            self.hints_used,
+            self.records_scanned,
+            self.bytes_scanned,
+            self.duration.as_secs_f64() * 1e3
+        )?;
+        if let Some(torn) = self.torn_tail {
+            write!(
+                f,
+                ", unfinished tail cut at offset {} of segment {}",
+                torn.offset, torn.segment
+            )?;
+        }
+        if self.dropped_segments > 0 {
+            write!(f, ", {} segments dropped", self.dropped_segments)?;
+        }
+        if self.leftovers_removed > 0 {
+            write!(f, ", {} leftovers removed", self.leftovers_removed)?;
+        }
+        Ok(())
+    }
+}
+
+/// What checking every record found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// Segments read.
+    pub segments: u64,
+    /// Whole records in them, what the store writes about itself included.
+    pub records: u64,
+    /// Bytes of those records.
+    pub bytes: u64,
+    /// Damaged places; empty if all is well.
+    pub damage: Vec<Damage>,
+}
+
+/// What compaction did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CompactReport {
+    /// Segments that were rewritten.
+    pub segments_before: u64,
+    /// Segments that took their place.
+    pub segments_after: u64,
+    /// Bytes of the segments that were rewritten.
+    pub bytes_before: u64,
+    /// Bytes of those that took their place.
+    pub bytes_after: u64,
+    /// Records that were moved.
+    pub records_moved: u64,
+    /// Tombstones that had to stay because an older value may exist elsewhere.
+    pub tombstones_kept: u64,
+}
+
+/// What closing did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CloseReport {
+    /// This was the last handle, so the store itself was closed. Otherwise it goes on.
+    pub closed: bool,
+}
+
+/// What a segment holds.
+pub use kvs_format::segment::SegmentKind;
+
+/// One segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SegmentStats {
+    /// Number of the segment.
+    pub id: u64,
+    /// Log or merged.
+    pub kind: SegmentKind,
+    /// Never written again.
+    pub sealed: bool,
+    /// Bytes that count: up to behind its last record.
+    pub bytes: u64,
+    /// Bytes of records that are the newest of their key.
+    pub live_bytes: u64,
+    /// Bytes of records that compaction can drop, tombstones included.
+    pub dead_bytes: u64,
+}
+
+/// What the store holds and costs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Live keys.
+    pub keys: u64,
+    /// Bytes of records that are the newest of their key.
+    pub live_bytes: u64,
+    /// Bytes of records that compaction can drop, tombstones included.
+    pub dead_bytes: u64,
+    /// Bytes of removed segments that values still held keep mapped.
+    pub pinned_bytes: u64,
+    /// Bytes of memory of the index.
+    pub index_bytes: u64,
+    /// Bytes of disk of all files, preallocated space included.
+    pub disk_bytes: u64,
+    /// Highest log sequence number given out.
+    pub last_lsn: u64,
+    /// Highest log sequence number known to be on disk.
+    pub durable_lsn: u64,
+    /// The segments, by id.
+    pub segments: Vec<SegmentStats>,
+}

@@ -1,0 +1,354 @@
+//! The store as a program sees it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::engine::batch::Batch;
+use crate::engine::config::Config;
+use crate::engine::core::Engine;
+use crate::engine::error::Result;
+use crate::engine::iter::Pairs;
+use crate::engine::options::Options;
+use crate::engine::registry;
+use crate::engine::report::{CloseReport, CompactReport, RecoveryReport, Stats, VerifyReport};
+use crate::engine::value::{Key, Value};
+use crate::storage::fs::Access;
+use crate::storage::real::{DirectoryId, RealFs, StorePath};
+
+/// The engine and what must happen when its last handle goes.
+pub(crate) struct Handle {
+    engine: Mutex<Option<Arc<Engine<RealFs>>>>,
+    path: PathBuf,
+    id: Option<DirectoryId>,
+}
+
+impl Handle {
+    /// Closes once; threads have ended and the lock is free when it returns.
+    fn close(&self) -> Result<()> {
+        match self.engine.lock().take() {
+            Some(engine) => {
+                let closed = engine.close();
+                // An iterator may keep the engine a while longer; the store is free all the same.
+                engine.fs.unlock();
+                closed
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // Best effort: whoever wants to know calls `close`.
+        let _ = self.close();
+        if let Some(id) = self.id {
+            registry::gone(id);
+        }
+    }
+}
+
+/// An open key-value store: bytes to bytes, in one directory.
+///
+/// A handle is cheap to clone, and all clones are one store. It is closed when the last one is
+/// dropped; [`Store::close`] does the same and says what went wrong.
+///
+/// Reads copy nothing and never wait for a writer. Keys have 0 to 65,535 bytes, values up to
+/// 4 GiB − 128 KiB.
+///
+/// ```
+/// let dir = std::env::temp_dir().join(format!("kvs-store-{}", std::process::id()));
+/// let store = kvs::Store::open(&dir)?;
+/// store.set("greeting", "hello")?;
+/// assert_eq!(store.get("greeting")?.as_deref(), Some(&b"hello"[..]));
+/// store.close()?;
+/// # std::fs::remove_dir_all(&dir)?;
+/// # Ok::<(), kvs::Error>(())
+/// ```
+///
+/// Design: Sheehy & Smith, "Bitcask: A Log-Structured Hash Table for Fast Key/Value Data", 2010.
+#[derive(Clone)]
+pub struct Store {
+    engine: Arc<Engine<RealFs>>,
+    // Behind `engine`: dropped after it, so that closing finds the last reference.
+    handle: Arc<Handle>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("path", &self.handle.path)
+            .field("keys", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the store in directory `path` with the default [`Options`], creating it if need be.
+    ///
+    /// # Errors
+    /// See [`Options::open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Options::new().open(path)
+    }
+
+    /// Opens the store in `path` for reading: a shared lock, and nothing is written or created.
+    ///
+    /// What an unclean stop left is recovered in memory. Of a corrupt store what can be verified is
+    /// served, and [`RecoveryReport::incomplete`] says so.
+    ///
+    /// # Errors
+    /// See [`Options::open`].
+    pub fn open_read_only(path: impl AsRef<Path>) -> Result<Self> {
+        Options::new().read_only(true).open(path)
+    }
+
+    pub(crate) fn open_with(path: &Path, options: &Options) -> Result<Self> {
+        let access = match options.read_only {
+            true => Access::Read,
+            false => Access::ReadWrite,
+        };
+        let mut fs = RealFs::open(path, access)?;
+        if options.force_write_path {
+            fs = fs.with_store_path(StorePath::Write);
+        }
+        let id = fs.id()?;
+        let open = || {
+            fs.lock(access)?;
+            let engine = Engine::open(fs, Config::new(options))?;
+            Ok(Arc::new(Handle {
+                engine: Mutex::new(Some(engine)),
+                path: path.to_path_buf(),
+                id,
+            }))
+        };
+        let handle = match id {
+            Some(id) => registry::share(id, options, path, open)?,
+            None => open()?,
+        };
+        Self::of(handle)
+    }
+
+    pub(crate) fn open_memory(options: &Options) -> Result<Self> {
+        let engine = Engine::open(RealFs::in_memory(), Config::new(options))?;
+        Self::of(Arc::new(Handle {
+            engine: Mutex::new(Some(engine)),
+            path: PathBuf::from(":memory:"),
+            id: None,
+        }))
+    }
+
+    fn of(handle: Arc<Handle>) -> Result<Self> {
+        let engine = handle.engine.lock().clone();
+        match engine {
+            Some(engine) => Ok(Self { engine, handle }),
+            None => Err(crate::engine::error::Error::Closed),
+        }
+    }
+
+    /// The directory, as it was given when the store was opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.handle.path
+    }
+
+    /// What opening found and did.
+    #[must_use]
+    pub fn recovery(&self) -> &RecoveryReport {
+        self.engine.recovery()
+    }
+
+    /// Newest value stored under `key`; `None` if it was never set, was removed or has expired.
+    ///
+    /// Nothing is copied: the [`Value`] borrows the mapped segment and keeps its disk space from
+    /// being given back, so copy it out if you hold it for long. Cost: one probe, one read of the
+    /// record, no lock that a writer holds for longer than a memory access.
+    ///
+    /// A media error under the mapped record ends the process with SIGBUS; [`Store::get_into`]
+    /// returns it as an error instead.
+    ///
+    /// # Errors
+    /// [`crate::Error::Corrupt`] if the record no longer matches its checks (names file and offset),
+    /// [`crate::Error::Poisoned`] if a sync failed and the key was written since the last good one.
+    #[inline]
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
+        self.engine.get(key.as_ref())
+    }
+
+    /// Copies the newest value of `key` into `out`, replacing what it held; false if there is none.
+    ///
+    /// Reads by `pread` and always checks: a read error is an error.
+    ///
+    /// # Errors
+    /// As [`Store::get`], and [`crate::Error::Io`].
+    pub fn get_into(&self, key: impl AsRef<[u8]>, out: &mut Vec<u8>) -> Result<bool> {
+        self.engine.get_into(key.as_ref(), out)
+    }
+
+    /// Whether `key` has a value.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        self.engine.contains_key(key.as_ref())
+    }
+
+    /// How many keys have a value. Cost: one memory access.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.engine.len()
+    }
+
+    /// True if no key has a value.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Stores `value` under `key`.
+    ///
+    /// Returns, and becomes visible, as the store's [`crate::Durability`] says. May compact if there
+    /// is more garbage than data and [`Options::auto_compact`] is on.
+    ///
+    /// # Errors
+    /// Certainly not applied: [`crate::Error::KeyTooLong`], [`crate::Error::ValueTooLong`],
+    /// [`crate::Error::DiskFull`], [`crate::Error::StoreFull`], [`crate::Error::Poisoned`],
+    /// [`crate::Error::ReadOnly`], [`crate::Error::Closed`]. Unknown until reopened:
+    /// [`crate::Error::Io`].
+    pub fn set(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+        self.engine.set(key.as_ref(), value.as_ref())
+    }
+
+    /// Removes `key`; false if it had no value (then nothing is written).
+    ///
+    /// # Errors
+    /// As [`Store::set`].
+    pub fn remove(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        self.engine.remove(key.as_ref())
+    }
+
+    /// Applies all of `batch` or nothing, for readers and after any crash.
+    ///
+    /// # Errors
+    /// As [`Store::set`], and [`crate::Error::BatchTooLarge`].
+    pub fn write(&self, batch: &Batch) -> Result<()> {
+        self.engine.write(batch)
+    }
+
+    /// All pairs as they are now, in no stated order.
+    ///
+    /// # Errors
+    /// [`crate::Error::Poisoned`] after a failed sync, if anything was written since the last good one.
+    pub fn iter(&self) -> Result<Iter> {
+        Ok(Iter(self.engine.pairs()?))
+    }
+
+    /// All keys as they are now, in no stated order.
+    ///
+    /// # Errors
+    /// As [`Store::iter`].
+    pub fn keys(&self) -> Result<Keys> {
+        Ok(Keys(self.engine.pairs()?))
+    }
+
+    /// All pairs whose key begins with `prefix`, as they are now, in no stated order.
+    ///
+    /// Cost: looks at every key; there is no ordered index.
+    ///
+    /// # Errors
+    /// As [`Store::iter`].
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Prefix> {
+        Ok(Prefix {
+            pairs: self.engine.pairs()?,
+            prefix: prefix.as_ref().to_vec(),
+        })
+    }
+
+    /// Makes every write that has returned durable.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`] if the sync failed; the store is then poisoned.
+    pub fn flush(&self) -> Result<()> {
+        self.engine.flush()
+    }
+
+    /// Rewrites every segment that holds garbage, in the calling thread. Reads and writes go on.
+    ///
+    /// # Errors
+    /// [`crate::Error::Corrupt`] if a segment is damaged (it is then left alone),
+    /// [`crate::Error::DiskFull`], [`crate::Error::Io`].
+    pub fn compact(&self) -> Result<CompactReport> {
+        self.engine.compact()
+    }
+
+    /// What the store holds and costs. Cost: looks at every shard and segment.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.engine.stats()
+    }
+
+    /// Reads every record from disk and checks it. Damage is in the report, not an error.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`] if a file cannot be read.
+    pub fn verify(&self) -> Result<VerifyReport> {
+        self.engine.verify()
+    }
+
+    /// Closes the store if this is its last handle: everything is durable then, and the next open
+    /// need not recover. Other handles keep it open.
+    ///
+    /// # Errors
+    /// What could not be done. Nothing that was durable is lost: the next open recovers.
+    pub fn close(self) -> Result<CloseReport> {
+        let Self { engine, handle } = self;
+        drop(engine);
+        match Arc::into_inner(handle) {
+            None => Ok(CloseReport { closed: false }),
+            Some(handle) => {
+                handle.close()?;
+                Ok(CloseReport { closed: true })
+            }
+        }
+    }
+}
+
+/// Pairs of a store at one moment: see [`Store::iter`].
+pub struct Iter(Pairs<RealFs>);
+
+impl Iterator for Iter {
+    type Item = Result<(Key, Value)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next()
+    }
+}
+
+/// Keys of a store at one moment: see [`Store::keys`].
+pub struct Keys(Pairs<RealFs>);
+
+impl Iterator for Keys {
+    type Item = Result<Key>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(self.0.next()?.map(|(key, _)| key))
+    }
+}
+
+/// Pairs whose key begins with a prefix: see [`Store::prefix`].
+pub struct Prefix {
+    pairs: Pairs<RealFs>,
+    prefix: Vec<u8>,
+}
+
+impl Iterator for Prefix {
+    type Item = Result<(Key, Value)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.pairs.find(|pair| match pair {
+            Ok((key, _)) => key.starts_with(&self.prefix),
+            Err(_) => true,
+        })
+    }
+}

@@ -1,0 +1,120 @@
+//! What tests and fuzzers need of the engine and programs do not: the engine over the simulated
+//! file system, deterministic, with everything done in the calling thread.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use kvs_format::record::Kind;
+
+use crate::engine::config::Config;
+use crate::engine::core::Engine;
+use crate::engine::error::Result;
+use crate::engine::options::Options;
+use crate::storage::fs::{Access, Fs};
+use crate::storage::mmap::{Map, MapWriter};
+
+pub use crate::engine::catalog::replay;
+
+/// Opens the engine over `fs`. Salts come from a counter that starts at `seed`; no threads.
+///
+/// # Errors
+/// As [`Options::open`].
+pub fn open<F: Fs>(fs: F, options: &Options, seed: u64) -> Result<Arc<Engine<F>>> {
+    options.check()?;
+    let mut config = Config::new(options);
+    config.threads = false;
+    let counter = AtomicU64::new(seed);
+    config.entropy = Arc::new(move || {
+        // splitmix64 (Steele, Lea, Flood, 2014): distinct and well spread is all a salt needs here.
+        let word = || {
+            let mut z = counter
+                .fetch_add(1, Ordering::Relaxed)
+                .wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            z ^ (z >> 31)
+        };
+        let mut salt = [0u8; 16];
+        salt[..8].copy_from_slice(&word().to_le_bytes());
+        salt[8..].copy_from_slice(&word().to_le_bytes());
+        Ok(salt)
+    });
+    Engine::open(fs, config)
+}
+
+/// A key, its segment id, its offset and its LSN.
+pub type IndexEntry = (Vec<u8>, u64, u64, u64);
+
+impl<F: Fs> Engine<F> {
+    /// Ends the active segment and starts another, as if it had been full.
+    ///
+    /// # Errors
+    /// As [`crate::Store::set`].
+    pub fn rotate_now(&self) -> Result<()> {
+        let mut section = self.section.lock();
+        self.check_writable(&mut section)?;
+        self.begin_life(&mut section)?;
+        match section
+            .active
+            .as_ref()
+            .is_some_and(|active| active.records > 0)
+        {
+            true => self.rotate(&mut section, 0),
+            false => Ok(()),
+        }
+    }
+
+    /// Stores a pair that counts as removed from `expires_at` (Unix milliseconds) on.
+    ///
+    /// # Errors
+    /// As [`crate::Store::set`].
+    pub fn set_expiring(&self, key: &[u8], value: &[u8], expires_at: u64) -> Result<()> {
+        self.write_one(Kind::Set, Some(expires_at), key, value)
+            .map(|_| ())
+    }
+
+    /// Every key of the index, sorted: what two ways of opening
+    /// must agree on.
+    ///
+    /// # Errors
+    /// As [`crate::Store::iter`].
+    pub fn index_entries(self: &Arc<Self>) -> Result<Vec<IndexEntry>> {
+        let mut entries = Vec::new();
+        for shard in self.index.snapshot() {
+            for word in shard.table.iter() {
+                let pin = shard.view.pin(*word);
+                let offset = pin.offset_of(*word);
+                let record = crate::engine::read::verified(&pin, offset)
+                    .map_err(|reason| self.corrupt(pin.segment_id, offset, reason))?;
+                let lsn = record.header.lsn;
+                entries.push((record.key.to_vec(), pin.segment_id, offset, lsn));
+            }
+        }
+        entries.sort();
+        Ok(entries)
+    }
+}
+
+/// A mapped file that takes bare appends: the ceiling that benches measure against.
+pub struct FileMap {
+    writer: MapWriter,
+    end: u64,
+}
+
+impl FileMap {
+    /// Maps the first `len` bytes of `file`, which has them allocated.
+    ///
+    /// # Errors
+    /// What mapping said.
+    pub fn new(file: &std::fs::File, len: u64) -> std::io::Result<Self> {
+        let (_, writer) = Map::new(file, len, Access::ReadWrite)?;
+        Ok(Self { writer, end: 0 })
+    }
+
+    /// Stores `parts` one behind the other and steps by `size`.
+    pub fn append(&mut self, parts: &[&[u8]], size: u64) {
+        self.writer.store(self.end, parts);
+        self.end += size;
+        self.writer.publish(self.end);
+    }
+}

@@ -1,0 +1,602 @@
+//! Segments come and go here: creating, rotating, sealing; on a thread of its own where possible.
+//!
+//! Rotation does not wait for a sync: the next segment accepts at once while the old one is synced
+//! and sealed in the background. What keeps the log a prefix is the LINK at recovery, and syncing
+//! oldest first. At most two log segments are unsealed; a third waits.
+//!
+//! A failed sync in the background cannot poison at once (the section may be waiting for this very
+//! thread); it raises a flag that everybody who enters the section looks at first.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use kvs_format::manifest::{AddBody, CleanBody, Edit, OpenedBody};
+use kvs_format::name;
+use kvs_format::record::{Draft, Framing, Kind};
+use kvs_format::segment::{PAGE_BYTES, SegmentHeader, SegmentKind};
+use kvs_format::system::{Footer, Link};
+use memmap2::Advice;
+use parking_lot::{Condvar, Mutex};
+use zerocopy::IntoBytes;
+use zerocopy::byteorder::little_endian::U64;
+
+use crate::engine::catalog::{End, LogEnd, seal_body};
+use crate::engine::commit::Ticket;
+use crate::engine::core::{Active, Engine, Section};
+use crate::engine::error::{Error, Result};
+use crate::engine::hints;
+use crate::engine::options::Durability;
+use crate::engine::segment::{Segment, Slot};
+use crate::storage::error::StorageError;
+use crate::storage::fs::{Access, Fs, FsFile};
+use crate::storage::mmap::MapWriter;
+
+/// A segment that exists, durably, and holds no record yet.
+pub(crate) struct Fresh<F: Fs> {
+    pub(crate) segment: Arc<Segment<F>>,
+    pub(crate) map: MapWriter,
+    pub(crate) capacity: u64,
+}
+
+struct SealJob<F: Fs> {
+    segment: Arc<Segment<F>>,
+    map: MapWriter,
+    end: End,
+}
+
+enum Task<F: Fs> {
+    Prepare { bytes: u64 },
+    Seal(SealJob<F>),
+}
+
+struct State<F: Fs> {
+    tasks: VecDeque<Task<F>>,
+    prepared: Option<Fresh<F>>,
+    preparing: bool,
+    /// LSNs of FOOTERs whose segment was sealed and not yet reaped.
+    sealed: Vec<u64>,
+    worker: Option<JoinHandle<()>>,
+    stop: bool,
+}
+
+/// Work beside the writers.
+pub(crate) struct Upkeep<F: Fs> {
+    state: Mutex<State<F>>,
+    changed: Condvar,
+    failed: AtomicBool,
+}
+
+impl<F: Fs> Default for Upkeep<F> {
+    fn default() -> Self {
+        Self {
+            state: Mutex::new(State {
+                tasks: VecDeque::new(),
+                prepared: None,
+                preparing: false,
+                sealed: Vec::new(),
+                worker: None,
+                stop: false,
+            }),
+            changed: Condvar::new(),
+            failed: AtomicBool::new(false),
+        }
+    }
+}
+
+impl<F: Fs> Upkeep<F> {
+    /// A sync failed outside the section.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+        self.changed.notify_all();
+    }
+}
+
+/// A worker that panicked must not leave anybody waiting.
+struct FailOnPanic<'a, F: Fs>(&'a Engine<F>);
+
+impl<F: Fs> Drop for FailOnPanic<'_, F> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.upkeep.fail();
+        }
+    }
+}
+
+impl<F: Fs> Engine<F> {
+    fn io(&self, op: &'static str, name: &str) -> impl Fn(std::io::Error) -> Error {
+        let path = self.fs.path_of(name);
+        move |source| Error::Io {
+            op,
+            path: path.clone(),
+            source,
+        }
+    }
+
+    /// A sync failed outside the section.
+    pub(crate) fn upkeep_failed(&self) {
+        self.upkeep.fail();
+    }
+
+    /// Takes the manifest's next step, after which nothing may be undone.
+    ///
+    /// # Errors
+    /// Any error here is final: the store is poisoned by whoever enters the section next.
+    pub(crate) fn edit(&self, edit: &Edit<'_>) -> Result<()> {
+        let mut manifest = self.manifest.lock();
+        let manifest = manifest.as_mut().ok_or(Error::ReadOnly)?;
+        manifest.append(&self.fs, edit).map_err(|error| {
+            self.upkeep.fail();
+            error.into()
+        })
+    }
+
+    /// Creates a segment of `capacity` bytes: file, header and name durable; a log segment ADDed.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`], [`Error::StoreFull`] or [`Error::Io`] before anything counts; what was
+    /// created is removed again. A failed sync is final.
+    pub(crate) fn create_segment(&self, kind: SegmentKind, capacity: u64) -> Result<Fresh<F>> {
+        let lease = self.windows.lease(capacity).ok_or(Error::StoreFull)?;
+        let id = match self.manifest.lock().as_mut() {
+            Some(manifest) => manifest.take_id(),
+            None => return Err(Error::ReadOnly),
+        };
+        let name = name::segment(id);
+        let salt = (self.config.entropy)().map_err(self.io("get random bytes", &name))?;
+        let header = SegmentHeader { kind, id, salt };
+        let file = self
+            .fs
+            .create(&name)
+            .map_err(self.io("create the segment", &name))?;
+        let made = (|| {
+            file.allocate(capacity)
+                .map_err(self.io("allocate the segment", &name))?;
+            file.write_at(0, &header.encode())
+                .map_err(self.io("write the segment header", &name))?;
+            file.map(capacity, Access::ReadWrite)
+                .map_err(self.io("map the segment", &name))
+        })();
+        let (map, writer) = match made {
+            Ok(maps) => maps,
+            Err(error) => {
+                // Nobody knows the file yet: if it cannot be removed, opening will.
+                let _ = self.fs.unlink(&name);
+                return Err(match error {
+                    Error::Io { op, path, source } => {
+                        let error = StorageError::Io { op, path, source };
+                        match error.is_disk_full() {
+                            true => Error::DiskFull {
+                                path: self.fs.path().to_path_buf(),
+                            },
+                            false => error.into(),
+                        }
+                    }
+                    error => error,
+                });
+            }
+        };
+        let synced = file
+            .sync_data()
+            .map_err(self.io("sync the segment", &name))
+            .and_then(|()| {
+                self.fs
+                    .sync_dir()
+                    .map_err(self.io("sync the directory", ""))
+            });
+        if let Err(error) = synced {
+            self.upkeep.fail();
+            return Err(error);
+        }
+        if kind == SegmentKind::Log {
+            self.edit(&Edit::Add(AddBody {
+                id: U64::new(id),
+                salt,
+                allocated: U64::new(capacity),
+            }))?;
+            if self.config.durability == Durability::Sync {
+                // A store dirties its whole folio: with small ones a commit writes kilobytes, not
+                // megabytes (256 MiB segment, late: 4.6 KiB against 2 MiB a sync).
+                map.advise(Advice::Random);
+            }
+        }
+        let slot = Slot::new(&map, &header, lease);
+        Ok(Fresh {
+            segment: Arc::new(Segment { header, file, slot }),
+            map: writer,
+            capacity,
+        })
+    }
+
+    /// The first write of a life: goes on in the segment of the last clean close.
+    pub(crate) fn begin_life(&self, section: &mut Section<F>) -> Result<()> {
+        let Some(resumable) = section.resumable.take() else {
+            return Ok(());
+        };
+        let capacity = resumable.segment.slot.map().len();
+        let name = name::segment(resumable.segment.header.id);
+        if let Err(source) = resumable.segment.file.allocate(capacity) {
+            let error = StorageError::Io {
+                op: "allocate the segment",
+                path: self.fs.path_of(&name),
+                source,
+            };
+            section.resumable = Some(resumable);
+            return Err(match error.is_disk_full() {
+                true => Error::DiskFull {
+                    path: self.fs.path().to_path_buf(),
+                },
+                false => error.into(),
+            });
+        }
+        let ready = resumable
+            .segment
+            .file
+            .sync_data()
+            .map_err(self.io("sync the segment", &name))
+            .inspect_err(|_| self.upkeep.fail())
+            .and_then(|()| {
+                self.edit(&Edit::Opened(OpenedBody {
+                    id: U64::new(resumable.segment.header.id),
+                    allocated: U64::new(capacity),
+                }))
+            });
+        if let Err(error) = ready {
+            section.resumable = Some(resumable);
+            self.poison(section);
+            return Err(error);
+        }
+        if self.config.durability == Durability::Sync {
+            resumable.segment.slot.map().advise(Advice::Random);
+        }
+        let (records, min_lsn, max_lsn, payload) = resumable.summary;
+        section.active = Some(Active {
+            segment: resumable.segment,
+            map: resumable.map,
+            offset: resumable.offset,
+            capacity,
+            records,
+            min_lsn,
+            max_lsn,
+            payload,
+            hinted: resumable.hinted,
+        });
+        Ok(())
+    }
+
+    /// Ends the active segment and activates one with room for `bytes`.
+    ///
+    /// # Errors
+    /// Without a next segment the active one stays as it is and usable.
+    pub(crate) fn rotate(&self, section: &mut Section<F>, bytes: u64) -> Result<()> {
+        while section.sealing.is_some() {
+            self.wait_for_seal();
+            self.check_writable(section)?;
+            self.reap(section)?;
+        }
+        let fresh = self.next_segment(section, bytes)?;
+        let ended = match section.active.is_some() {
+            true => Some(self.end_active(section)?),
+            false => None,
+        };
+        self.activate(section, fresh)?;
+        if let Some(job) = ended {
+            section.sealing = Some(Arc::clone(&job.segment));
+            match self.config.threads {
+                true => self.submit(Task::Seal(job)),
+                false => {
+                    self.seal(job)?;
+                    self.reap(section)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn next_segment(&self, section: &Section<F>, bytes: u64) -> Result<Fresh<F>> {
+        let ended: u64 = section.ends.values().map(|end| end.length).sum();
+        let active = section.active.as_ref().map_or(0, |active| active.offset);
+        let capacity = self.config.segment_size(ended + active, bytes);
+        let prepared = {
+            let mut state = self.upkeep.state.lock();
+            while state.preparing && !self.upkeep.has_failed() {
+                self.upkeep.changed.wait(&mut state);
+            }
+            state.prepared.take()
+        };
+        match prepared {
+            // A smaller one than would be chosen now still serves if the record fits.
+            Some(fresh) if fresh.capacity >= self.config.segment_size(0, bytes).min(capacity) => {
+                Ok(fresh)
+            }
+            // Log segments are activated in the order of their ids: one that is too small goes.
+            Some(fresh) => {
+                self.discard(fresh)?;
+                self.create_segment(SegmentKind::Log, capacity)
+            }
+            None => self.create_segment(SegmentKind::Log, capacity),
+        }
+    }
+
+    /// Gives up a log segment that was never activated.
+    fn discard(&self, fresh: Fresh<F>) -> Result<()> {
+        let id = fresh.segment.header.id;
+        self.edit(&Edit::Forget {
+            ids: &[U64::new(id)],
+        })?;
+        let name = name::segment(id);
+        self.fs
+            .unlink(&name)
+            .map_err(self.io("remove the segment", &name))
+    }
+
+    /// FOOTER, and the books.
+    fn end_active(&self, section: &mut Section<F>) -> Result<SealJob<F>> {
+        let active = section.active.as_ref().expect("the caller looked");
+        let footer = Footer {
+            records: U64::new(active.records),
+            min_lsn: U64::new(active.min_lsn),
+            max_lsn: U64::new(active.max_lsn),
+            payload_bytes: U64::new(active.payload),
+        };
+        let draft = Draft::new(Kind::Footer, None, &[], footer.as_bytes())
+            .expect("a FOOTER is within the limits");
+        let (lsn, _) = self.append(section, &draft, Framing::Single, &[], footer.as_bytes())?;
+        let active = section.active.take().expect("it was appended to");
+        let end = End {
+            length: active.offset,
+            end_lsn: lsn,
+            min_lsn: active.min_lsn,
+            max_lsn: active.max_lsn,
+            records: active.records,
+            cut: None,
+        };
+        let id = active.segment.header.id;
+        section.log_end = LogEnd {
+            id,
+            end: end.length,
+            lsn,
+            next_lsn: lsn + 1,
+        };
+        section.ends.insert(id, end);
+        Ok(SealJob {
+            segment: active.segment,
+            map: active.map,
+            end,
+        })
+    }
+
+    /// Shows the segment to readers and begins it with a LINK.
+    fn activate(&self, section: &mut Section<F>, mut fresh: Fresh<F>) -> Result<()> {
+        fresh.map.publish(PAGE_BYTES);
+        let id = fresh.segment.header.id;
+        section.view = Arc::new(section.view.with(&fresh.segment.slot));
+        self.index.set_view(&section.view);
+        self.segments.write().insert(id, Arc::clone(&fresh.segment));
+        let log_end = section.log_end;
+        section.next_lsn = section.next_lsn.max(log_end.next_lsn);
+        section.active = Some(Active {
+            segment: fresh.segment,
+            map: fresh.map,
+            offset: PAGE_BYTES,
+            capacity: fresh.capacity,
+            records: 0,
+            min_lsn: 0,
+            max_lsn: 0,
+            payload: 0,
+            hinted: 0,
+        });
+        let link = Link {
+            previous_id: U64::new(log_end.id),
+            previous_end: U64::new(log_end.end),
+            previous_lsn: U64::new(log_end.lsn),
+        };
+        let draft = Draft::new(Kind::Link, None, &[], link.as_bytes())
+            .expect("a LINK is within the limits");
+        self.append(section, &draft, Framing::Single, &[], link.as_bytes())?;
+        Ok(())
+    }
+
+    /// Makes a complete segment durable and tells the manifest; then trims it and writes its hint.
+    fn seal(&self, job: SealJob<F>) -> Result<()> {
+        let SealJob { segment, map, end } = job;
+        let id = segment.header.id;
+        let name = name::segment(id);
+        segment
+            .file
+            .sync_data()
+            .map_err(self.io("sync the segment", &name))
+            .inspect_err(|_| self.upkeep.fail())?;
+        self.edit(&Edit::Seal(seal_body(id, &end)))?;
+        // The manifest's length rules now. If trimming fails, or does not survive, the file is only
+        // longer than it need be.
+        let _ = segment.file.set_len(end.length);
+        let _ = map.seal();
+        segment.slot.map().advise(Advice::Normal);
+        let mut state = self.upkeep.state.lock();
+        state.sealed.push(end.end_lsn);
+        drop(state);
+        self.upkeep.changed.notify_all();
+        self.write_hint(&segment, end.length);
+        Ok(())
+    }
+
+    pub(crate) fn write_hint(&self, segment: &Segment<F>, length: u64) {
+        hints::write_for(
+            &self.fs,
+            &segment.file,
+            &segment.header,
+            length,
+            self.index.bits(),
+            &self.hash_key,
+        );
+    }
+
+    /// Takes note of segments that were sealed in the background.
+    pub(crate) fn reap(&self, section: &mut Section<F>) -> Result<()> {
+        let sealed = std::mem::take(&mut self.upkeep.state.lock().sealed);
+        if let Some(lsn) = sealed.into_iter().max() {
+            section.sealing = None;
+            self.became_durable(section, lsn)?;
+        }
+        Ok(())
+    }
+
+    /// Returns when a seal has finished, or failed.
+    pub(crate) fn wait_for_seal(&self) {
+        let mut state = self.upkeep.state.lock();
+        while state.sealed.is_empty() && !self.upkeep.has_failed() {
+            self.upkeep.changed.wait(&mut state);
+        }
+    }
+
+    /// Asks for the next segment, once.
+    pub(crate) fn prepare_ahead(&self, section: &Section<F>) {
+        let mut state = self.upkeep.state.lock();
+        if state.preparing || state.prepared.is_some() {
+            return;
+        }
+        let ended: u64 = section.ends.values().map(|end| end.length).sum();
+        let active = section.active.as_ref().map_or(0, |active| active.capacity);
+        let bytes = self.config.segment_size(ended + active, 0);
+        state.preparing = true;
+        drop(state);
+        self.submit(Task::Prepare { bytes });
+    }
+
+    fn submit(&self, task: Task<F>) {
+        let mut state = self.upkeep.state.lock();
+        state.tasks.push_back(task);
+        if state.worker.is_none()
+            && let Some(engine) = self.me.upgrade()
+        {
+            let spawned = std::thread::Builder::new()
+                .name("kvs-upkeep".to_owned())
+                .spawn(move || engine.work());
+            match spawned {
+                Ok(worker) => state.worker = Some(worker),
+                // No thread to be had: the work is done here.
+                Err(_) => {
+                    let task = state.tasks.pop_back();
+                    drop(state);
+                    if let Some(task) = task {
+                        self.perform(task);
+                    }
+                    return;
+                }
+            }
+        }
+        drop(state);
+        self.upkeep.changed.notify_all();
+    }
+
+    fn work(&self) {
+        let _guard = FailOnPanic(self);
+        loop {
+            let task = {
+                let mut state = self.upkeep.state.lock();
+                loop {
+                    if let Some(task) = state.tasks.pop_front() {
+                        break task;
+                    }
+                    if state.stop {
+                        return;
+                    }
+                    self.upkeep.changed.wait(&mut state);
+                }
+            };
+            self.perform(task);
+        }
+    }
+
+    fn perform(&self, task: Task<F>) {
+        match task {
+            Task::Seal(job) => {
+                // An error has raised the flag.
+                let _ = self.seal(job);
+            }
+            Task::Prepare { bytes } => {
+                // Without one the writer creates it itself, and gets the error.
+                let made = self.create_segment(SegmentKind::Log, bytes).ok();
+                let mut state = self.upkeep.state.lock();
+                state.prepared = made;
+                state.preparing = false;
+                drop(state);
+                self.upkeep.changed.notify_all();
+            }
+        }
+    }
+
+    /// Ends the worker after it has done what was asked of it.
+    fn stop_worker(&self) {
+        let worker = {
+            let mut state = self.upkeep.state.lock();
+            state.stop = true;
+            state.worker.take()
+        };
+        self.upkeep.changed.notify_all();
+        if let Some(worker) = worker
+            && worker.join().is_err()
+        {
+            self.upkeep.fail();
+        }
+    }
+
+    /// Makes everything durable, ends the thread and leaves the store as after a clean close.
+    ///
+    /// # Errors
+    /// What could not be done; the store is then recovered when it is next opened.
+    pub fn close(&self) -> Result<()> {
+        if self.config.read_only {
+            return Ok(());
+        }
+        // A compaction under way ends first: it needs the store open.
+        let _compaction = self.compaction.lock();
+        let last = {
+            let mut section = self.section.lock();
+            if std::mem::replace(&mut section.closed, true) {
+                return Ok(());
+            }
+            section.next_lsn - 1
+        };
+        let flushed = self.wait(Ticket(last));
+        self.stop_worker();
+        let mut section = self.section.lock();
+        if self.upkeep.has_failed() {
+            self.poison(&mut section);
+        }
+        flushed?;
+        if self.is_poisoned() {
+            return Err(Error::Poisoned);
+        }
+        self.reap(&mut section)?;
+        let prepared = self.upkeep.state.lock().prepared.take();
+        if let Some(fresh) = prepared {
+            self.discard(fresh)?;
+        }
+        let Some(active) = section.active.take() else {
+            return Ok(());
+        };
+        let id = active.segment.header.id;
+        self.edit(&Edit::Clean(CleanBody {
+            id: U64::new(id),
+            length: U64::new(active.offset),
+            lsn: U64::new(section.next_lsn - 1),
+        }))?;
+        let name = name::segment(id);
+        active
+            .segment
+            .file
+            .set_len(active.offset)
+            .map_err(self.io("trim the segment", &name))?;
+        if active.offset.saturating_sub(active.hinted) > hints::PREFIX_BYTES {
+            self.write_hint(&active.segment, active.offset);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,442 @@
+//! The writer section: reserve LSN and offset, store, publish.
+//!
+//! What can be done outside is: encoding, both lengths' limits, looking up the old version of the
+//! key. Inside, a look-up is believed only if no writer has changed the index since (`version`), or
+//! after every candidate under the shard's lock was among those looked at. Words of moved records
+//! are new words, so a compaction in between is noticed the same way.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use kvs_format::hash::Fingerprint;
+use kvs_format::name;
+use kvs_format::record::{Draft, Framing, Kind};
+use kvs_format::system::{
+    BATCH_HEAD_RECORD_BYTES, BatchHead, CLOSING_BYTES, FOOTER_RECORD_BYTES, MARK_RECORD_BYTES,
+};
+use kvs_format::{KEY_BYTES_MAX, SEGMENT_BYTES_MAX, VALUE_BYTES_MAX};
+use zerocopy::IntoBytes;
+use zerocopy::byteorder::little_endian::{U32, U64};
+
+use crate::engine::batch::Batch;
+use crate::engine::commit::{PendingWrite, Ticket};
+use crate::engine::core::{Engine, Section};
+use crate::engine::error::{Error, Result};
+use crate::engine::options::Durability;
+use crate::engine::read::{Candidates, Found, now_ms};
+use crate::engine::segment::{Slot, View};
+use crate::index::ShardMut;
+use crate::storage::fs::{Fs, FsFile};
+use crate::storage::location::Word;
+
+/// What a stored record changes in the index, once it may.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) key: Box<[u8]>,
+    /// Where the new version is; `None` for a tombstone.
+    pub(crate) new: Option<Place>,
+}
+
+/// Where a record is.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) slot: Arc<Slot>,
+    pub(crate) offset: u64,
+    pub(crate) size: u64,
+}
+
+/// What is known of a key before the section is entered.
+#[derive(Default)]
+pub(crate) struct Known {
+    seen: Candidates,
+    found: Option<(Word, Found)>,
+}
+
+impl Known {
+    /// True if the key has a version in the index.
+    pub(crate) fn is_found(&self) -> bool {
+        self.found.is_some()
+    }
+
+    /// True if every word under the lock was looked at: then what was found still decides.
+    fn covers<V>(&self, shard: &ShardMut<'_, V>, hash: u64) -> bool {
+        shard.words(hash).all(|word| self.seen.contains(word))
+    }
+}
+
+impl<F: Fs> Engine<F> {
+    /// The current version of `key` in the index, with everything that was looked at to find it.
+    pub(crate) fn look_up(&self, hash: u64, key: &[u8]) -> Result<Known> {
+        let seen = self.candidates(hash);
+        let mut found = None;
+        for (word, pin) in seen.iter() {
+            if let Some(record) = self.matches(pin, *word, key, false)? {
+                found = Some((*word, record));
+                break;
+            }
+        }
+        Ok(Known { seen, found })
+    }
+
+    /// As [`Engine::look_up`], from inside the section: `known` if nothing has changed since.
+    fn look_again(&self, known: Known, version: u64, hash: u64, key: &[u8]) -> Result<Known> {
+        match self.version.load(Ordering::Acquire) == version {
+            true => Ok(known),
+            false => self.look_up(hash, key),
+        }
+    }
+
+    fn check_sizes(key: &[u8], value: &[u8]) -> Result<()> {
+        if key.len() > KEY_BYTES_MAX {
+            return Err(Error::KeyTooLong {
+                len: key.len(),
+                max: KEY_BYTES_MAX,
+            });
+        }
+        if value.len() > VALUE_BYTES_MAX {
+            return Err(Error::ValueTooLong {
+                len: value.len(),
+                max: VALUE_BYTES_MAX,
+            });
+        }
+        Ok(())
+    }
+
+    /// See [`crate::Store::set`].
+    pub fn set(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        self.write_one(Kind::Set, None, key, value).map(|_| ())
+    }
+
+    /// See [`crate::Store::remove`].
+    pub fn remove(&self, key: &[u8]) -> Result<bool> {
+        self.write_one(Kind::Tombstone, None, key, &[])
+    }
+
+    /// One record. Returns whether the key was there.
+    pub(crate) fn write_one(
+        &self,
+        kind: Kind,
+        expires_at: Option<u64>,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<bool> {
+        Self::check_sizes(key, value)?;
+        let fingerprint = self.hash_key.fingerprint(key);
+        let hash = fingerprint.lo;
+        let draft = Draft::new(kind, expires_at, key, value).expect("lengths were checked");
+        let version = self.version.load(Ordering::Acquire);
+        let known = self.look_up(hash, key)?;
+
+        let mut guard = self.section.lock();
+        let section = &mut *guard;
+        self.check_writable(section)?;
+        let known = self.look_again(known, version, hash, key)?;
+        let pending = section.pending.get(fingerprint);
+        let present = match (pending, &known.found) {
+            (Some(pending), _) => pending.present,
+            (None, Some((_, found))) => found.expires_at.is_none_or(|at| at > now_ms()),
+            (None, None) => false,
+        };
+        if kind == Kind::Tombstone && !present {
+            drop(guard);
+            // The absence itself may rest on a write that is not durable yet.
+            if let Some(pending) = pending {
+                self.wait(Ticket(pending.lsn))?;
+            }
+            return Ok(false);
+        }
+        self.make_room(section, draft.size())?;
+        let (lsn, offset) = self.append(section, &draft, Framing::Single, key, value)?;
+        let slot = &section
+            .active
+            .as_ref()
+            .expect("it was appended to")
+            .segment
+            .slot;
+        let is_set = kind != Kind::Tombstone;
+        let size = draft.size();
+        if self.config.durability == Durability::Os && pending.is_none() {
+            let word = is_set.then(|| slot.word(hash, offset));
+            if let Err(error) = self.publish_one(section, known, hash, key, word, size) {
+                self.poison(section);
+                return Err(error);
+            }
+            let compact = self.wants_compaction(section);
+            drop(guard);
+            if compact {
+                self.compact_automatically();
+            }
+            return Ok(present);
+        }
+        let change = Change {
+            fingerprint,
+            key: key.into(),
+            new: is_set.then(|| Place {
+                slot: Arc::clone(slot),
+                offset,
+                size,
+            }),
+        };
+        section.pending.push(PendingWrite {
+            lsn,
+            changes: vec![change],
+        });
+        drop(guard);
+        self.wait(Ticket(lsn))?;
+        let compact = self.wants_compaction(&mut self.section.lock());
+        if compact {
+            self.compact_automatically();
+        }
+        Ok(present)
+    }
+
+    /// See [`crate::Store::write`].
+    pub fn write(&self, batch: &Batch) -> Result<()> {
+        let Some(last) = batch.len().checked_sub(1) else {
+            return Ok(());
+        };
+        let mut drafts = Vec::with_capacity(batch.len());
+        let mut changes: Vec<Change> = Vec::with_capacity(batch.len());
+        let mut bytes = 0;
+        for (key, value) in batch.operations() {
+            Self::check_sizes(key, value.unwrap_or(&[]))?;
+            let kind = if value.is_some() {
+                Kind::Set
+            } else {
+                Kind::Tombstone
+            };
+            let draft =
+                Draft::new(kind, None, key, value.unwrap_or(&[])).expect("lengths were checked");
+            bytes += draft.size();
+            drafts.push(draft);
+            changes.push(Change {
+                fingerprint: self.hash_key.fingerprint(key),
+                key: key.into(),
+                new: None,
+            });
+        }
+        let max = SEGMENT_BYTES_MAX
+            - kvs_format::segment::PAGE_BYTES
+            - BATCH_HEAD_RECORD_BYTES
+            - CLOSING_BYTES;
+        let count = u32::try_from(batch.len()).ok().filter(|_| bytes <= max);
+        let Some(count) = count else {
+            return Err(Error::BatchTooLarge { bytes, max });
+        };
+        let head = BatchHead {
+            count: U32::new(count),
+            bytes: U64::new(bytes),
+        };
+        let head_draft = Draft::new(Kind::BatchHead, None, &[], head.as_bytes())
+            .expect("a batch head is within the limits");
+
+        let mut guard = self.section.lock();
+        let section = &mut *guard;
+        self.check_writable(section)?;
+        self.make_room(section, head_draft.size() + bytes)?;
+        self.append(section, &head_draft, Framing::InBatch, &[], head.as_bytes())?;
+        let mut lsn = 0;
+        let records = batch.operations().zip(&drafts).zip(&mut changes);
+        for (i, (((key, value), draft), change)) in records.enumerate() {
+            let framing = if i == last {
+                Framing::BatchEnd
+            } else {
+                Framing::InBatch
+            };
+            let offset;
+            (lsn, offset) = self.append(section, draft, framing, key, value.unwrap_or(&[]))?;
+            if value.is_some() {
+                let active = section.active.as_ref().expect("it was appended to");
+                change.new = Some(Place {
+                    slot: Arc::clone(&active.segment.slot),
+                    offset,
+                    size: draft.size(),
+                });
+            }
+        }
+        let joins = changes
+            .iter()
+            .any(|change| section.pending.get(change.fingerprint).is_some());
+        if self.config.durability == Durability::Os && !joins {
+            if let Err(error) = self.publish(section, &changes) {
+                self.poison(section);
+                return Err(error);
+            }
+            drop(guard);
+        } else {
+            section.pending.push(PendingWrite { lsn, changes });
+            drop(guard);
+            self.wait(Ticket(lsn))?;
+        }
+        let compact = self.wants_compaction(&mut self.section.lock());
+        if compact {
+            self.compact_automatically();
+        }
+        Ok(())
+    }
+
+    /// Stores one record in the active segment, which has room for it, and makes its bytes readable.
+    ///
+    /// # Errors
+    /// If the file cannot be written the store is poisoned: nothing may follow half a record.
+    #[inline]
+    pub(crate) fn append(
+        &self,
+        section: &mut Section<F>,
+        draft: &Draft,
+        framing: Framing,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<(u64, u64)> {
+        let active = section
+            .active
+            .as_mut()
+            .expect("room was made for the record");
+        let (offset, lsn) = (active.offset, section.next_lsn);
+        let segment = &active.segment;
+        let place_key = segment.slot.stripes.any().place_key;
+        let (header, extension) = draft.place(place_key, offset, lsn, framing);
+        let parts = [&header[..], extension, key, value];
+        if let Err(source) = segment.file.store(&mut active.map, offset, &parts) {
+            let path = self.fs.path_of(&name::segment(segment.header.id));
+            self.poison(section);
+            return Err(Error::Io {
+                op: "write the record",
+                path,
+                source,
+            });
+        }
+        let size = draft.size();
+        active.offset += size;
+        active.map.publish(active.offset);
+        section.next_lsn += 1;
+        if draft.is_data() {
+            active.records += 1;
+            if active.min_lsn == 0 {
+                active.min_lsn = lsn;
+            }
+            active.max_lsn = lsn;
+            active.payload += size;
+            segment.slot.payload.fetch_add(size, Ordering::Relaxed);
+            // Not the newest of anything until it is published; a tombstone never is.
+            section.payload += size;
+            section.dead += size;
+        }
+        Ok((lsn, offset))
+    }
+
+    /// Publishes one set or tombstone.
+    #[inline]
+    fn publish_one(
+        &self,
+        section: &mut Section<F>,
+        mut known: Known,
+        hash: u64,
+        key: &[u8],
+        new: Option<Word>,
+        size: u64,
+    ) -> Result<()> {
+        loop {
+            let mut shard = self.index.lock(hash);
+            if known.covers(&shard, hash) {
+                let lost = apply(&mut shard, &known, new, size);
+                drop(shard);
+                section.dead += lost;
+                if new.is_some() {
+                    section.dead -= size;
+                }
+                self.version.fetch_add(1, Ordering::Release);
+                return Ok(());
+            }
+            drop(shard);
+            known = self.look_up(hash, key)?;
+        }
+    }
+
+    /// Publishes all `changes` at once: no reader sees some of them.
+    pub(crate) fn publish(&self, section: &mut Section<F>, changes: &[Change]) -> Result<()> {
+        // Of a key that stands in the write twice, the last one counts.
+        let mut last = std::collections::HashMap::new();
+        for (i, change) in changes.iter().enumerate() {
+            last.insert(change.fingerprint, i);
+        }
+        let mut order: Vec<usize> = last.into_values().collect();
+        order.sort_unstable();
+        loop {
+            let mut known = Vec::with_capacity(order.len());
+            for i in &order {
+                let change = &changes[*i];
+                known.push(self.look_up(change.fingerprint.lo, &change.key)?);
+            }
+            let hash = |i: &usize| changes[*i].fingerprint.lo;
+            let mut shards = self.index.lock_many(order.iter().map(hash));
+            let position = |i: &usize, shards: &[(usize, ShardMut<'_, View>)]| {
+                let shard = self.index.position(hash(i));
+                shards.binary_search_by_key(&shard, |(n, _)| *n)
+            };
+            let covered = order.iter().zip(&known).all(|(i, known)| {
+                position(i, &shards).is_ok_and(|at| known.covers(&shards[at].1, hash(i)))
+            });
+            if !covered {
+                continue;
+            }
+            for (i, known) in order.iter().zip(&known) {
+                let at = position(i, &shards).expect("every hash's shard is locked");
+                let new = changes[*i].new.as_ref();
+                let word = new.map(|place| place.slot.word(hash(i), place.offset));
+                let size = new.map_or(0, |place| place.size);
+                section.dead += apply(&mut shards[at].1, known, word, size);
+                section.dead -= size;
+            }
+            drop(shards);
+            self.version.fetch_add(1, Ordering::Release);
+            return Ok(());
+        }
+    }
+
+    /// Makes sure that the active segment has room for `bytes` and for closing it.
+    pub(crate) fn make_room(&self, section: &mut Section<F>, bytes: u64) -> Result<()> {
+        if section.active.is_none() {
+            self.begin_life(section)?;
+        }
+        let need = bytes + MARK_RECORD_BYTES + FOOTER_RECORD_BYTES;
+        let half = match &section.active {
+            Some(active) if active.offset + need <= active.capacity => {
+                active.offset + bytes > active.capacity / 2
+            }
+            _ => {
+                self.rotate(section, bytes)?;
+                false
+            }
+        };
+        if half && self.config.threads {
+            self.prepare_ahead(section);
+        }
+        Ok(())
+    }
+}
+
+/// Puts `new` in the place of the version that `known` found; returns the bytes that became garbage.
+#[inline]
+fn apply(shard: &mut ShardMut<'_, View>, known: &Known, new: Option<Word>, size: u64) -> u64 {
+    let mut lost = 0;
+    let mut replaced = false;
+    if let Some((old, found)) = &known.found {
+        replaced = match new {
+            Some(new) => shard.replace(*old, new),
+            None => shard.remove(*old),
+        };
+        if replaced {
+            shard.view().slot(*old).lose(found.size);
+            lost = found.size;
+        }
+    }
+    if let Some(new) = new {
+        if !replaced {
+            shard.insert(new);
+        }
+        shard.view().slot(new).gain(size);
+    }
+    lost
+}
