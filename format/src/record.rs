@@ -349,6 +349,9 @@ pub struct Draft {
 impl Draft {
     /// Drafts a record; `expires_at` makes a [`Kind::Set`] a [`Kind::SetExpiring`].
     ///
+    /// Writes what it is told: a key in a system record or a value in a tombstone is refused by
+    /// every reader, not here.
+    ///
     /// # Errors
     /// [`DecodeError::BadLength`] if key or value are longer than the format allows.
     pub fn new(
@@ -361,11 +364,7 @@ impl Draft {
             (Kind::Set, Some(_)) => Kind::SetExpiring,
             (kind, _) => kind,
         };
-        let value_max = match kind {
-            Kind::Tombstone => 0,
-            _ => VALUE_BYTES_MAX,
-        };
-        for (found, allowed) in [(key.len(), KEY_BYTES_MAX), (value.len(), value_max)] {
+        for (found, allowed) in [(key.len(), KEY_BYTES_MAX), (value.len(), VALUE_BYTES_MAX)] {
             if found > allowed {
                 return Err(DecodeError::BadLength {
                     found: found as u64,
