@@ -278,6 +278,8 @@ pub struct ReadManifest {
     pub header: ManifestHeader,
     /// The replayed edits.
     pub catalog: Catalog,
+    /// Offset of the last edit.
+    pub last: u64,
     /// Offset behind the last edit.
     pub end: u64,
     /// Number of the next edit.
@@ -330,10 +332,12 @@ pub fn replay(bytes: &[u8]) -> std::result::Result<ReadManifest, (u64, DecodeErr
         return Err((HEADER_BYTES as u64, reason));
     };
     let mut catalog = Catalog::new(store);
+    let mut last = HEADER_BYTES as u64;
     for edit in edits.by_ref() {
         catalog
             .apply(&edit.edit)
             .map_err(|reason| (edit.offset, reason))?;
+        last = edit.offset;
         next_seq = edit.seq.saturating_add(1);
     }
     let (end, torn) = match edits.tail() {
@@ -348,6 +352,7 @@ pub fn replay(bytes: &[u8]) -> std::result::Result<ReadManifest, (u64, DecodeErr
     Ok(ReadManifest {
         header,
         catalog,
+        last,
         end,
         next_seq,
         torn,
@@ -359,6 +364,8 @@ pub struct Manifest<F: Fs> {
     file: F::File,
     header: ManifestHeader,
     end: u64,
+    /// The last edit of the life before: written once more with the first one of this life.
+    redirty: Vec<u8>,
     next_seq: u64,
     failed: bool,
     /// What the manifest says, as far as it is durable.
@@ -389,39 +396,44 @@ impl<F: Fs> Manifest<F> {
         )
     }
 
-    /// Goes on with a manifest that was read: behind its last edit, or, if that is not possible or
-    /// it has grown long, in a rewritten one. The files of retired segments are gone, durably.
-    pub fn resume(fs: &F, mut read: ReadManifest, salt: [u8; 16]) -> Result<Self> {
+    /// Goes on with a manifest that was read, behind its last edit.
+    ///
+    /// Of what a life that ended badly wrote last, the sync may have failed: readers see it all the
+    /// same, and no later sync would make it durable. So nothing is done that rests on it before it
+    /// was written again: behind an unclean stop into a new file, since the name is in doubt as well;
+    /// behind a CLEAN, which is then the only edit in doubt, together with the first edit of this life.
+    pub fn resume(fs: &F, read: ReadManifest, salt: [u8; 16]) -> Result<Self> {
+        let mut read = read;
         read.catalog.poisoned = false;
         if read.torn || read.end > REWRITE_BYTES {
             let header = ManifestHeader {
                 store_id: read.header.store_id,
                 salt,
             };
-            read.catalog.retired.clear();
             return Self::write_whole(fs, header, read.next_seq, read.catalog);
         }
-        let retired: Vec<U64> = read
-            .catalog
-            .retired
-            .iter()
-            .map(|id| U64::new(*id))
-            .collect();
         let file = fs
             .open(name::MANIFEST, Access::ReadWrite)
             .map_err(io::<F>(fs, "open the manifest"))?;
-        let mut manifest = Self {
+        let from = match read.catalog.clean {
+            Some(_) => read.last,
+            None => 0,
+        };
+        let mut bytes = vec![0u8; (read.end - from) as usize];
+        file.read_exact_at(from, &mut bytes)
+            .map_err(io::<F>(fs, "read the manifest"))?;
+        if read.catalog.clean.is_none() {
+            return Self::publish(fs, read.header, &bytes, read.next_seq, read.catalog);
+        }
+        Ok(Self {
             file,
             header: read.header,
             end: read.end,
+            redirty: bytes,
             next_seq: read.next_seq,
             failed: false,
             catalog: read.catalog,
-        };
-        if !retired.is_empty() {
-            manifest.append(fs, &Edit::Forget { ids: &retired })?;
-        }
-        Ok(manifest)
+        })
     }
 
     /// Writes a manifest that says what `catalog` says, and puts it in the place of the old one.
@@ -432,10 +444,21 @@ impl<F: Fs> Manifest<F> {
         catalog: Catalog,
     ) -> Result<Self> {
         let (bytes, next_seq) = encode_whole(&header, first_seq, &catalog);
+        Self::publish(fs, header, &bytes, next_seq, catalog)
+    }
+
+    /// Puts a manifest of these bytes in the place of the old one.
+    fn publish(
+        fs: &F,
+        header: ManifestHeader,
+        bytes: &[u8],
+        next_seq: u64,
+        catalog: Catalog,
+    ) -> Result<Self> {
         let file = fs
             .create_or_truncate(name::MANIFEST_TMP)
             .map_err(io::<F>(fs, "create the manifest"))?;
-        file.write_at(0, &bytes)
+        file.write_at(0, bytes)
             .map_err(io::<F>(fs, "write the manifest"))?;
         file.sync_data().map_err(io::<F>(fs, "sync the manifest"))?;
         fs.rename(name::MANIFEST_TMP, name::MANIFEST)
@@ -445,6 +468,7 @@ impl<F: Fs> Manifest<F> {
             file,
             header,
             end: bytes.len() as u64,
+            redirty: Vec::new(),
             next_seq,
             failed: false,
             catalog,
@@ -497,8 +521,10 @@ impl<F: Fs> Manifest<F> {
         edit.encode_into(&mut bytes, self.header.place_key(), self.end, self.next_seq)
             .expect("the buffer has the size the edit asked for");
         self.failed = true;
+        let before = std::mem::take(&mut self.redirty);
+        let from = self.end - before.len() as u64;
         self.file
-            .write_at(self.end, &bytes)
+            .write_at(from, &[before.as_slice(), bytes.as_slice()].concat())
             .map_err(|e| fail("write the manifest", e))?;
         self.file
             .sync_data()

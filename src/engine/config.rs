@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(config.segment_size(100 << 20, 100), 32 << 20);
         assert_eq!(config.segment_size(1 << 40, 100), 256 << 20);
         let large = config.segment_size(0, 1 << 30);
-        assert!(large > 1 << 30 && large % 4096 == 0);
+        assert!(large > 1 << 30 && large.is_multiple_of(4096));
         let fixed = Config::new(&Options::new().segment_bytes(64 << 10));
         assert_eq!(fixed.segment_size(1 << 40, 100), 64 << 10);
         assert_eq!(fixed.segment_size(0, 64 << 10), (64 << 10) + 8192);

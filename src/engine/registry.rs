@@ -13,15 +13,32 @@ use crate::engine::options::Options;
 use crate::engine::store::Handle;
 use crate::storage::real::DirectoryId;
 
-struct Entry {
-    handle: Weak<Handle>,
-    options: Options,
+enum Entry {
+    /// Somebody is opening it.
+    Opening,
+    /// It is open, or its last handle is on its way out.
+    Open {
+        handle: Weak<Handle>,
+        options: Options,
+    },
 }
 
-static OPEN: Mutex<Option<HashMap<DirectoryId, Entry>>> = Mutex::new(None);
-static GONE: Condvar = Condvar::new();
+static TABLE: Mutex<Option<HashMap<DirectoryId, Entry>>> = Mutex::new(None);
+static CHANGED: Condvar = Condvar::new();
 
-/// The open store of this directory, or the one that `open` makes.
+/// Takes the claim back if opening did not get to the end.
+struct Claim(Option<DirectoryId>);
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(id) = self.0 {
+            gone(id);
+        }
+    }
+}
+
+/// The open store of this directory, or the one that `open` makes. Opens of other directories go on
+/// meanwhile.
 ///
 /// # Errors
 /// [`Error::OptionsDiffer`] if it is open with other options; what `open` returns.
@@ -31,33 +48,43 @@ pub(crate) fn share(
     path: &std::path::Path,
     open: impl FnOnce() -> Result<Arc<Handle>>,
 ) -> Result<Arc<Handle>> {
-    let mut table = OPEN.lock();
+    let mut table = TABLE.lock();
     while let Some(entry) = table.get_or_insert_default().get(&id) {
-        if let Some(handle) = entry.handle.upgrade() {
-            return match entry.options == *options {
+        if let Entry::Open {
+            handle,
+            options: others,
+        } = entry
+            && let Some(handle) = handle.upgrade()
+        {
+            return match others == options {
                 true => Ok(handle),
-                false => Err(Error::OptionsDiffer {
-                    path: path.to_path_buf(),
-                }),
+                false => {
+                    // The handle may be the last one by now: it is dropped without the table's lock.
+                    drop(table);
+                    Err(Error::OptionsDiffer {
+                        path: path.to_path_buf(),
+                    })
+                }
             };
         }
-        // The last handle is on its way out: the lock will be free when it is gone.
-        GONE.wait(&mut table);
+        CHANGED.wait(&mut table);
     }
-    // Opening under the table's lock: two threads that open the same directory get one store.
+    table.get_or_insert_default().insert(id, Entry::Opening);
+    drop(table);
+    let mut claim = Claim(Some(id));
     let handle = open()?;
-    table.get_or_insert_default().insert(
-        id,
-        Entry {
-            handle: Arc::downgrade(&handle),
-            options: options.clone(),
-        },
-    );
+    claim.0 = None;
+    let entry = Entry::Open {
+        handle: Arc::downgrade(&handle),
+        options: options.clone(),
+    };
+    TABLE.lock().get_or_insert_default().insert(id, entry);
+    CHANGED.notify_all();
     Ok(handle)
 }
 
 /// The last handle has closed its store and given up the lock.
 pub(crate) fn gone(id: DirectoryId) {
-    OPEN.lock().get_or_insert_default().remove(&id);
-    GONE.notify_all();
+    TABLE.lock().get_or_insert_default().remove(&id);
+    CHANGED.notify_all();
 }

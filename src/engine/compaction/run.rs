@@ -90,8 +90,8 @@ impl<F: Fs> Engine<F> {
     }
 
     fn compact_locked(&self, mode: Mode) -> Result<CompactReport> {
-        self.end_log_for_compaction()?;
-        let (victims, others) = self.choose(mode);
+        let last = self.end_log_for_compaction()?;
+        let (victims, others) = self.choose(mode, last);
         if victims.is_empty() {
             return Ok(CompactReport::default());
         }
@@ -124,8 +124,9 @@ impl<F: Fs> Engine<F> {
         Ok(report)
     }
 
-    /// Seals everything that was written, and waits until it is durable and published.
-    fn end_log_for_compaction(&self) -> Result<()> {
+    /// Seals everything that was written, and waits until it is durable and published; returns the
+    /// last LSN for which that holds.
+    fn end_log_for_compaction(&self) -> Result<u64> {
         let last = {
             let mut guard = self.section.lock();
             let section = &mut *guard;
@@ -146,16 +147,22 @@ impl<F: Fs> Engine<F> {
             let mut section = self.section.lock();
             self.reap(&mut section)?;
             self.check_writable(&mut section)?;
-            if section.sealing.is_none() {
-                return Ok(());
+            // What is sealed behind `last` may hold records that are still pending.
+            let waiting = section.sealing.as_ref().is_some_and(|segment| {
+                let end = section.ends.get(&segment.header.id);
+                end.is_some_and(|end| end.end_lsn <= last)
+            });
+            if !waiting {
+                return Ok(last);
             }
             drop(section);
             self.wait_for_seal();
         }
     }
 
-    /// Victims, and the ended segments that are not.
-    fn choose(&self, mode: Mode) -> (Vec<Victim<F>>, Vec<Victim<F>>) {
+    /// Victims, and the ended segments that are not. Only what ended by `last` is considered: a
+    /// record behind it may be stored and not yet published, and would look dead.
+    fn choose(&self, mode: Mode, last: u64) -> (Vec<Victim<F>>, Vec<Victim<F>>) {
         let section = self.section.lock();
         let segments = self.segments.read();
         let ended: Vec<Victim<F>> = section
@@ -182,9 +189,9 @@ impl<F: Fs> Engine<F> {
             })
             .collect();
         let chosen: BTreeSet<u64> = plan(&loads, mode).into_iter().collect();
-        ended
-            .into_iter()
-            .partition(|victim| chosen.contains(&victim.segment.header.id))
+        ended.into_iter().partition(|victim| {
+            chosen.contains(&victim.segment.header.id) && victim.end.end_lsn <= last
+        })
     }
 
     /// Steps 1 to 3.
