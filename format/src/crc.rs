@@ -11,6 +11,7 @@ use crc32fast::Hasher;
 
 /// CRC-32 of `bytes`.
 #[must_use]
+#[inline]
 pub fn crc32(bytes: &[u8]) -> u32 {
     crc32fast::hash(bytes)
 }
@@ -47,6 +48,7 @@ impl PlaceKey {
 
     /// `place` of a record whose header bytes 4 to 23 are `rest`, standing at `offset`.
     #[must_use]
+    #[inline]
     pub fn place(self, offset: u64, rest: &[u8; 20]) -> u32 {
         // One update over one array: two updates of 8 and 20 bytes cost about 7 ns more.
         let mut bytes = [0u8; 28];

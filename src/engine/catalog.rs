@@ -24,8 +24,14 @@ use crate::storage::fs::{Access, Fs, FsFile};
 /// Bytes of manifest beyond which it is rewritten at the next chance.
 const REWRITE_BYTES: u64 = 1 << 20;
 
+/// Bytes of zeros kept behind the last edit, so that an edit seldom needs a new block.
+const RESERVE_BYTES: u64 = 8 << 10;
+
 /// Longest manifest that is read at all: far above what rewriting lets it grow to.
 const MANIFEST_BYTES_MAX: u64 = 256 << 20;
+
+/// Highest segment id that is believed: far beyond what a store can use up, and far from overflow.
+pub const ID_MAX: u64 = 1 << 62;
 
 /// How a sealed, cut or merged segment ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +95,9 @@ pub struct Catalog {
     pub log_end: LogEnd,
     /// Next segment id.
     pub next_id: u64,
+    /// No log segment with an id up to this one is unknown because an ADD was lost: ADDs stand in the
+    /// order of their ids.
+    pub newest_log: u64,
     /// Highest LSN the edits state to be durable.
     pub durable_lsn: u64,
     /// A sync failed in the last life.
@@ -111,6 +120,7 @@ impl Catalog {
                 next_lsn,
             },
             next_id: store.next_id.get().max(1),
+            newest_log: store.next_id.get().saturating_sub(1),
             durable_lsn: next_lsn.saturating_sub(1),
             poisoned: false,
         }
@@ -135,6 +145,7 @@ impl Catalog {
             Edit::Store(_) => return Err(nonsense),
             Edit::Add(add) => {
                 self.clean = None;
+                self.newest_log = self.newest_log.max(add.id.get());
                 self.join(SegmentMeta {
                     id: add.id.get(),
                     kind: SegmentKind::Log,
@@ -244,7 +255,7 @@ impl Catalog {
 
     fn join(&mut self, meta: SegmentMeta) -> std::result::Result<(), DecodeError> {
         let used = self.live.contains_key(&meta.id) || self.retired.contains(&meta.id);
-        if meta.id == 0 || used {
+        if meta.id == 0 || meta.id > ID_MAX || used {
             return Err(DecodeError::WrongIdentity);
         }
         self.seen(meta.id);
@@ -278,14 +289,16 @@ pub struct ReadManifest {
     pub header: ManifestHeader,
     /// The replayed edits.
     pub catalog: Catalog,
-    /// Offset of the last edit.
-    pub last: u64,
+    /// Offset of the last CLEAN.
+    pub last_clean_at: u64,
     /// Offset behind the last edit.
     pub end: u64,
     /// Number of the next edit.
     pub next_seq: u64,
     /// An unfinished edit stands behind the last one: nothing may be appended there.
     pub torn: bool,
+    /// The CLEAN that would hold without that edit.
+    pub cancelled: Option<CleanBody>,
 }
 
 /// Reads and replays the manifest.
@@ -331,13 +344,18 @@ pub fn replay(bytes: &[u8]) -> std::result::Result<ReadManifest, (u64, DecodeErr
         };
         return Err((HEADER_BYTES as u64, reason));
     };
+    if store.next_id.get() > ID_MAX || store.next_lsn.get() == 0 {
+        return Err((HEADER_BYTES as u64, DecodeError::WrongIdentity));
+    }
     let mut catalog = Catalog::new(store);
-    let mut last = HEADER_BYTES as u64;
+    let mut last_clean_at = HEADER_BYTES as u64;
     for edit in edits.by_ref() {
         catalog
             .apply(&edit.edit)
             .map_err(|reason| (edit.offset, reason))?;
-        last = edit.offset;
+        if matches!(edit.edit, Edit::Clean(_)) {
+            last_clean_at = edit.offset;
+        }
         next_seq = edit.seq.saturating_add(1);
     }
     let (end, torn) = match edits.tail() {
@@ -345,17 +363,16 @@ pub fn replay(bytes: &[u8]) -> std::result::Result<ReadManifest, (u64, DecodeErr
         Tail::Torn { end } => (end, true),
         Tail::Damaged { offset, reason } => return Err((offset, reason)),
     };
-    if torn {
-        // The unfinished edit may have been an OPENED.
-        catalog.clean = None;
-    }
+    // The unfinished edit may have been an OPENED.
+    let cancelled = catalog.clean.take_if(|_| torn);
     Ok(ReadManifest {
         header,
         catalog,
-        last,
+        last_clean_at,
         end,
         next_seq,
         torn,
+        cancelled,
     })
 }
 
@@ -364,10 +381,13 @@ pub struct Manifest<F: Fs> {
     file: F::File,
     header: ManifestHeader,
     end: u64,
-    /// The last edit of the life before: written once more with the first one of this life.
+    /// The CLEAN of the life before and what follows it: written once more before the first edit of
+    /// this life.
     redirty: Vec<u8>,
     next_seq: u64,
     failed: bool,
+    /// Bytes allocated; zeros stand behind the last edit.
+    reserved: u64,
     /// What the manifest says, as far as it is durable.
     pub catalog: Catalog,
 }
@@ -396,44 +416,61 @@ impl<F: Fs> Manifest<F> {
         )
     }
 
-    /// Goes on with a manifest that was read, behind its last edit.
+    /// Goes on with a manifest that was read, behind its last whole edit.
     ///
     /// Of what a life that ended badly wrote last, the sync may have failed: readers see it all the
     /// same, and no later sync would make it durable. So nothing is done that rests on it before it
     /// was written again: behind an unclean stop into a new file, since the name is in doubt as well;
-    /// behind a CLEAN, which is then the only edit in doubt, together with the first edit of this life.
-    pub fn resume(fs: &F, read: ReadManifest, salt: [u8; 16]) -> Result<Self> {
-        let mut read = read;
-        read.catalog.poisoned = false;
-        if read.torn || read.end > REWRITE_BYTES {
-            let header = ManifestHeader {
-                store_id: read.header.store_id,
-                salt,
-            };
-            return Self::write_whole(fs, header, read.next_seq, read.catalog);
-        }
+    /// behind a CLEAN, before which nothing is in doubt, with the first edit of this life.
+    pub fn resume(fs: &F, read: ReadManifest) -> Result<Self> {
+        let ReadManifest {
+            header,
+            mut catalog,
+            end,
+            mut next_seq,
+            ..
+        } = read;
+        catalog.poisoned = false;
         let file = fs
             .open(name::MANIFEST, Access::ReadWrite)
             .map_err(io::<F>(fs, "open the manifest"))?;
-        let from = match read.catalog.clean {
-            Some(_) => read.last,
+        let from = match catalog.clean {
+            Some(_) => read.last_clean_at,
             None => 0,
         };
-        let mut bytes = vec![0u8; (read.end - from) as usize];
+        let mut bytes = vec![0u8; (end - from) as usize];
         file.read_exact_at(from, &mut bytes)
             .map_err(io::<F>(fs, "read the manifest"))?;
-        if read.catalog.clean.is_none() {
-            return Self::publish(fs, read.header, &bytes, read.next_seq, read.catalog);
+        if catalog.clean.is_some() {
+            return Ok(Self {
+                file,
+                header,
+                end,
+                redirty: bytes,
+                next_seq,
+                failed: false,
+                reserved: 0,
+                catalog,
+            });
         }
-        Ok(Self {
-            file,
-            header: read.header,
-            end: read.end,
-            redirty: bytes,
-            next_seq: read.next_seq,
-            failed: false,
-            catalog: read.catalog,
-        })
+        let cancelled = read.cancelled.map(|clean| clean.id.get());
+        if let Some(meta) = cancelled.and_then(|id| catalog.live.get(&id)) {
+            let opened = Edit::Opened(OpenedBody {
+                id: U64::new(meta.id),
+                allocated: U64::new(meta.allocated),
+            });
+            bytes.resize(bytes.len() + opened.encoded_bytes(), 0);
+            opened
+                .encode_into(
+                    &mut bytes[end as usize..],
+                    header.place_key(),
+                    end,
+                    next_seq,
+                )
+                .expect("the buffer has the size the edit asked for");
+            next_seq += 1;
+        }
+        Self::publish(fs, header, &bytes, next_seq, catalog)
     }
 
     /// Writes a manifest that says what `catalog` says, and puts it in the place of the old one.
@@ -471,6 +508,7 @@ impl<F: Fs> Manifest<F> {
             redirty: Vec::new(),
             next_seq,
             failed: false,
+            reserved: 0,
             catalog,
         })
     }
@@ -489,6 +527,22 @@ impl<F: Fs> Manifest<F> {
         };
         self.failed = true;
         *self = Self::write_whole(fs, header, self.next_seq, self.catalog.clone())?;
+        Ok(())
+    }
+
+    /// Makes sure that the next few edits find room on the device.
+    ///
+    /// # Errors
+    /// What allocating said; nothing has changed then.
+    pub fn reserve(&mut self, fs: &F) -> Result<()> {
+        if self.end + RESERVE_BYTES / 2 <= self.reserved {
+            return Ok(());
+        }
+        let reserved = self.end + RESERVE_BYTES;
+        self.file
+            .allocate(reserved)
+            .map_err(io::<F>(fs, "allocate the manifest"))?;
+        self.reserved = reserved;
         Ok(())
     }
 
@@ -521,14 +575,20 @@ impl<F: Fs> Manifest<F> {
         edit.encode_into(&mut bytes, self.header.place_key(), self.end, self.next_seq)
             .expect("the buffer has the size the edit asked for");
         self.failed = true;
-        let before = std::mem::take(&mut self.redirty);
-        let from = self.end - before.len() as u64;
-        self.file
-            .write_at(from, &[before.as_slice(), bytes.as_slice()].concat())
-            .map_err(|e| fail("write the manifest", e))?;
-        self.file
-            .sync_data()
-            .map_err(|e| fail("sync the manifest", e))?;
+        let write = |from, bytes: &[u8]| {
+            self.file
+                .write_at(from, bytes)
+                .map_err(|e| fail("write the manifest", e))?;
+            self.file
+                .sync_data()
+                .map_err(|e| fail("sync the manifest", e))
+        };
+        // What is in doubt first, and alone: an edit must never be durable before the one it follows.
+        let doubtful = std::mem::take(&mut self.redirty);
+        if !doubtful.is_empty() {
+            write(self.end - doubtful.len() as u64, &doubtful)?;
+        }
+        write(self.end, &bytes)?;
         self.failed = false;
         self.end += bytes.len() as u64;
         self.next_seq += 1;

@@ -30,7 +30,7 @@ use zerocopy::byteorder::little_endian::U64;
 use crate::engine::core::{Engine, Section};
 use crate::engine::error::{Error, Result};
 use crate::engine::writer::Change;
-use crate::storage::fs::{Fs, FsFile};
+use crate::storage::fs::Fs;
 
 /// A place in the queue: the LSN that must be durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,11 +61,13 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.newest.is_empty()
+    }
+
     pub(crate) fn get(&self, fingerprint: Fingerprint) -> Option<PendingKey> {
-        match self.newest.is_empty() {
-            true => None,
-            false => self.newest.get(&fingerprint).copied(),
-        }
+        self.newest.get(&fingerprint).copied()
     }
 
     pub(crate) fn push(&mut self, write: PendingWrite) {
@@ -165,6 +167,16 @@ impl Commit {
     }
 }
 
+impl Commit {
+    /// Lets all waiters go with an error: the first one that is told counts.
+    fn fail(&self, error: &Error) {
+        let mut state = self.state.lock();
+        state.failure.get_or_insert_with(|| Failure::of(error));
+        drop(state);
+        self.changed.notify_all();
+    }
+}
+
 /// Gives leadership back, and poisons if the leader did not get to the end.
 struct Leadership<'a, F: Fs> {
     engine: &'a Engine<F>,
@@ -213,11 +225,7 @@ impl<F: Fs> Engine<F> {
             let led = self.lead();
             leadership.finished = true;
             if let Err(error) = &led {
-                self.commit
-                    .state
-                    .lock()
-                    .failure
-                    .get_or_insert(Failure::of(error));
+                self.commit.fail(error);
             }
             drop(leadership);
             state = self.commit.state.lock();
@@ -229,9 +237,7 @@ impl<F: Fs> Engine<F> {
         let (end, segments) = {
             let mut section = self.section.lock();
             let section = &mut *section;
-            if self.is_poisoned() {
-                return Err(Error::Poisoned);
-            }
+            self.check_trusted(section)?;
             self.reap(section)?;
             self.append_mark(section)?;
             // Oldest first: what is durable is always a prefix of the log.
@@ -240,18 +246,32 @@ impl<F: Fs> Engine<F> {
             (section.next_lsn - 1, segments)
         };
         for segment in &segments {
-            if let Err(source) = segment.file.sync_data() {
+            if let Err(source) = segment.sync() {
                 let error = Error::Io {
                     op: "sync the segment",
                     path: self.fs.path_of(&name::segment(segment.header.id)),
                     source,
                 };
+                self.commit.fail(&error);
                 self.poison(&mut self.section.lock());
                 return Err(error);
             }
         }
         let mut section = self.section.lock();
+        // Somebody else's sync may have failed meanwhile: then this one proves nothing.
+        self.check_trusted(&mut section)?;
         self.became_durable(&mut section, end)
+    }
+
+    /// Refuses to make promises on top of a failed sync, whoever met it.
+    fn check_trusted(&self, section: &mut Section<F>) -> Result<()> {
+        if self.upkeep.has_failed() {
+            self.poison(section);
+        }
+        match self.is_poisoned() {
+            true => Err(Error::Poisoned),
+            false => Ok(()),
+        }
     }
 
     /// Publishes what is durable up to `lsn`, in LSN order, and lets waiters go.
@@ -333,9 +353,6 @@ impl<F: Fs> Engine<F> {
         if first && let Some(manifest) = &mut *self.manifest.lock() {
             manifest.append_poison(&self.fs, section.durable_lsn);
         }
-        let mut state = self.commit.state.lock();
-        state.failure.get_or_insert(Failure::of(&Error::Poisoned));
-        drop(state);
-        self.commit.changed.notify_all();
+        self.commit.fail(&Error::Poisoned);
     }
 }

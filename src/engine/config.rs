@@ -27,6 +27,9 @@ pub struct Config {
     pub shard_bits: u8,
     /// Sealing and preparing happen on a thread of their own; otherwise in the call that needs them.
     pub threads: bool,
+    /// Files may be cut to what counts. Not after a life in this process that ended badly: values it
+    /// gave out may still look behind the end that recovery finds.
+    pub trim: bool,
     /// Source of salts.
     pub entropy: Entropy,
 }
@@ -42,6 +45,7 @@ impl Config {
             auto_compact: options.auto_compact,
             shard_bits: options.shard_bits,
             threads: true,
+            trim: true,
             entropy: Arc::new(|| {
                 let mut bytes = [0u8; 16];
                 let flags = rustix::rand::GetRandomFlags::empty();
@@ -74,6 +78,7 @@ impl Config {
         let closing = length + CLOSING_BYTES;
         self.segment_size(stored + length, 0)
             .max(closing.next_multiple_of(4096))
+            .min(kvs_format::SEGMENT_BYTES_MAX)
     }
 }
 

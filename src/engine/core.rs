@@ -48,6 +48,8 @@ pub struct Engine<F: Fs> {
     pub(crate) segments: RwLock<BTreeMap<u64, Arc<Segment<F>>>>,
     /// `None` when read-only.
     pub(crate) manifest: Mutex<Option<Manifest<F>>>,
+    /// A sync of the directory has failed.
+    pub(crate) dir_sync_failed: Mutex<bool>,
     pub(crate) commit: Commit,
     pub(crate) upkeep: Upkeep<F>,
     /// A sync failed.
@@ -88,6 +90,14 @@ pub struct Section<F: Fs> {
     /// Garbage below which no automatic compaction is worth trying (again).
     pub(crate) compact_floor: u64,
     pub(crate) closed: bool,
+}
+
+impl<F: Fs> Section<F> {
+    /// LSN of the FOOTER of the segment that is being sealed.
+    pub(crate) fn sealing_lsn(&self) -> Option<u64> {
+        let id = self.sealing.as_ref()?.header.id;
+        self.ends.get(&id).map(|end| end.end_lsn)
+    }
 }
 
 /// The segment being written.
@@ -161,6 +171,7 @@ impl<F: Fs> Engine<F> {
             }),
             segments: RwLock::new(segments),
             manifest: Mutex::new(manifest),
+            dir_sync_failed: Mutex::new(false),
             commit: Commit::new(durable_lsn),
             upkeep: Upkeep::default(),
             poisoned: AtomicBool::new(false),
@@ -188,7 +199,11 @@ impl<F: Fs> Engine<F> {
     /// Refuses to read a key whose newest version may not be on disk after a failed sync.
     pub(crate) fn check_readable(&self, key: &[u8]) -> Result<()> {
         if !self.is_poisoned() {
-            return Ok(());
+            if !self.upkeep.has_failed() {
+                return Ok(());
+            }
+            // A sync failed beside the writers, and none has come by since.
+            self.poison(&mut self.section.lock());
         }
         let undurable = self.undurable.get();
         let fingerprint = self.hash_key.fingerprint(key);

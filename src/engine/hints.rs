@@ -56,10 +56,13 @@ pub fn load<F: Fs>(
     let file = fs.open(&name::hint(header.id), Access::Read).ok()?;
     let len = usize::try_from(file.len().ok()?).ok()?;
     let mut head = [0u8; kvs_format::hint::HEADER_BYTES];
-    if len < head.len() {
+    // No more than one entry for every record that can stand below `vouched`: a stray large file of
+    // that name is not worth its memory.
+    let entries = vouched / RECORD_HEADER_BYTES as u64;
+    let most = kvs_format::hint::file_bytes(entries)?;
+    if len < head.len() || len as u64 > most {
         return None;
     }
-    // The magic before the allocation: a stray large file of that name is not worth reading.
     file.read_exact_at(0, &mut head).ok()?;
     if head[..8] != kvs_format::hint::MAGIC {
         return None;

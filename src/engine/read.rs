@@ -60,6 +60,24 @@ pub(crate) struct Found {
     pub(crate) size: u64,
 }
 
+/// How much of a record is checked before it is taken for what it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Checks {
+    /// `place` and `content`.
+    Both,
+    /// `place`: kind and lengths are those that were written; the key is compared anyway.
+    Place,
+    /// Only the key is compared.
+    None,
+}
+
+impl Found {
+    #[inline]
+    fn is_alive(&self) -> bool {
+        self.expires_at.is_none_or(|at| at > now_ms())
+    }
+}
+
 /// Milliseconds since 1970 by the wall clock.
 pub(crate) fn now_ms() -> u64 {
     SystemTime::now()
@@ -70,26 +88,20 @@ pub(crate) fn now_ms() -> u64 {
 /// The record at `offset` of a pinned segment, with both checks done.
 #[inline]
 pub(crate) fn verified(stripe: &Stripe, offset: u64) -> Result<RecordRef<'_>, DecodeError> {
-    let short = DecodeError::Truncated {
-        need: HEADER_BYTES as u64,
-        have: 0,
+    let rest = stripe.map.from(offset);
+    let short = |need: usize| DecodeError::Truncated {
+        need: need as u64,
+        have: rest.len() as u64,
     };
-    let head = stripe
-        .map
-        .slice(offset, HEADER_BYTES as u64)
-        .and_then(|bytes| bytes.first_chunk::<HEADER_BYTES>())
-        .ok_or(short)?;
-    let header = parse_header(stripe.place_key, offset, head)?.ok_or(short)?;
-    let record = stripe
-        .map
-        .slice(offset, header.unpadded())
-        .ok_or(DecodeError::Truncated {
-            need: header.unpadded(),
-            have: 0,
-        })?;
-    complete(header, offset, record)
+    let head = rest
+        .first_chunk::<HEADER_BYTES>()
+        .ok_or_else(|| short(HEADER_BYTES))?;
+    let header =
+        parse_header(stripe.place_key, offset, head)?.ok_or_else(|| short(HEADER_BYTES))?;
+    complete(header, offset, rest)
 }
 
+#[inline]
 fn found(record: &RecordRef<'_>) -> Found {
     let header = &record.header;
     let lead = HEADER_BYTES as u64 + header.kind.extension();
@@ -115,6 +127,31 @@ fn match_verified(stripe: &Stripe, offset: u64, key: &[u8]) -> Result<Option<Fou
     Ok((record.key == key).then(|| found(&record)))
 }
 
+/// Whether the record at `offset` is of `key`, for a writer: what it says of its size goes into the
+/// books, so the header is checked; the value, which is about to be garbage, is not.
+#[inline]
+fn match_placed(stripe: &Stripe, offset: u64, key: &[u8]) -> Result<Option<Found>, DecodeError> {
+    let rest = stripe.map.from(offset);
+    if let Some(head) = rest.first_chunk::<HEADER_BYTES>() {
+        let Some(header) = parse_header(stripe.place_key, offset, head)? else {
+            return match_verified(stripe, offset, key);
+        };
+        let lead = HEADER_BYTES + header.kind.extension() as usize;
+        let end = lead + usize::from(header.key_len);
+        let is_value = matches!(header.kind, Kind::Set | Kind::SetExpiring);
+        if is_value && rest.get(lead..end) == Some(key) && header.unpadded() <= rest.len() as u64 {
+            let stamp = rest[HEADER_BYTES..lead].first_chunk();
+            return Ok(Some(Found {
+                value_offset: offset + end as u64,
+                value_len: header.value_len,
+                expires_at: stamp.map(|bytes| u64::from_le_bytes(*bytes)),
+                size: header.size(),
+            }));
+        }
+    }
+    match_verified(stripe, offset, key)
+}
+
 /// Whether the record at `offset` is of `key`, by comparing the key alone.
 ///
 /// A key that differs is believed only after both checks: a damaged key must not look like an
@@ -126,8 +163,7 @@ fn match_unverified(
     key: &[u8],
 ) -> Result<Option<Found>, DecodeError> {
     let plain = || {
-        let head = stripe.map.slice(offset, HEADER_BYTES as u64)?;
-        let (raw, _) = RawHeader::ref_from_prefix(head).ok()?;
+        let (raw, rest) = RawHeader::ref_from_prefix(stripe.map.from(offset)).ok()?;
         let kind = Kind::from_byte(raw.kind)?;
         if usize::from(raw.key_len.get()) != key.len()
             || !matches!(kind, Kind::Set | Kind::SetExpiring)
@@ -136,8 +172,7 @@ fn match_unverified(
         }
         let extension = kind.extension();
         let body = extension + key.len() as u64 + u64::from(raw.value_len.get());
-        let bytes = stripe.map.slice(offset + HEADER_BYTES as u64, body)?;
-        let (stamp, rest) = bytes.split_at(extension as usize);
+        let (stamp, rest) = rest.get(..body as usize)?.split_at(extension as usize);
         if &rest[..key.len()] != key {
             return None;
         }
@@ -178,23 +213,49 @@ impl<F: Fs> Engine<F> {
         stripe: &Stripe,
         word: Word,
         key: &[u8],
-        verify: bool,
+        checks: Checks,
     ) -> Result<Option<Found>> {
         let offset = stripe.offset_of(word);
-        let result = match verify {
-            true => match_verified(stripe, offset, key),
-            false => match_unverified(stripe, offset, key),
+        let result = match checks {
+            Checks::Both => match_verified(stripe, offset, key),
+            Checks::Place => match_placed(stripe, offset, key),
+            Checks::None => match_unverified(stripe, offset, key),
         };
         result.map_err(|reason| self.corrupt(stripe.segment_id, offset, reason))
     }
 
     #[inline]
-    fn find(&self, key: &[u8]) -> Result<Option<(Word, Pin, Found)>> {
+    fn checks(&self) -> Checks {
+        match self.config.verify_reads {
+            true => Checks::Both,
+            false => Checks::None,
+        }
+    }
+
+    #[inline]
+    fn find(&self, key: &[u8]) -> Result<Option<(Pin, Found)>> {
         let hash = self.hash_key.hash(key);
+        let (mut first, mut several) = (None, false);
+        self.index.candidates(hash, |word, view| match first {
+            None => first = Some((word, view.pin(word))),
+            Some(_) => several = true,
+        });
+        let Some((word, pin)) = first else {
+            return Ok(None);
+        };
+        if several {
+            return self.find_among_several(hash, key);
+        }
+        let found = self.matches(&pin, word, key, self.checks())?;
+        Ok(found.filter(Found::is_alive).map(|found| (pin, found)))
+    }
+
+    /// Two keys share 23 hash bits and a shard about once in eight million.
+    #[cold]
+    fn find_among_several(&self, hash: u64, key: &[u8]) -> Result<Option<(Pin, Found)>> {
         for (word, pin) in self.candidates(hash).into_iter() {
-            if let Some(found) = self.matches(&pin, word, key, self.config.verify_reads)? {
-                let expired = found.expires_at.is_some_and(|at| at <= now_ms());
-                return Ok((!expired).then_some((word, pin, found)));
+            if let Some(found) = self.matches(&pin, word, key, self.checks())? {
+                return Ok(found.is_alive().then_some((pin, found)));
             }
         }
         Ok(None)
@@ -206,7 +267,7 @@ impl<F: Fs> Engine<F> {
         self.check_readable(key)?;
         Ok(self
             .find(key)?
-            .map(|(_, pin, found)| Value::new(pin, found.value_offset, found.value_len)))
+            .map(|(pin, found)| Value::new(pin, found.value_offset, found.value_len)))
     }
 
     /// See [`crate::Store::contains_key`].

@@ -26,6 +26,22 @@ enum Entry {
 static TABLE: Mutex<Option<HashMap<DirectoryId, Entry>>> = Mutex::new(None);
 static CHANGED: Condvar = Condvar::new();
 
+/// Directories whose store once ended badly in this process.
+static TAINTED: Mutex<Vec<DirectoryId>> = Mutex::new(Vec::new());
+
+/// A life of this directory's store ended badly.
+pub(crate) fn taint(id: DirectoryId) {
+    let mut tainted = TAINTED.lock();
+    if !tainted.contains(&id) {
+        tainted.push(id);
+    }
+}
+
+/// Whether one did.
+pub(crate) fn is_tainted(id: DirectoryId) -> bool {
+    TAINTED.lock().contains(&id)
+}
+
 /// Takes the claim back if opening did not get to the end.
 struct Claim(Option<DirectoryId>);
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use kvs_format::segment::{HEADER_BYTES, SegmentHeader};
+use parking_lot::Mutex;
 
 use crate::storage::error::{Result, StorageError};
 use crate::storage::fs::{Fs, FsFile};
@@ -129,6 +130,34 @@ pub struct Segment<F: Fs> {
     pub file: F::File,
     /// What readers see of it.
     pub slot: Arc<Slot>,
+    /// A sync of the file has failed.
+    sync_failed: Mutex<bool>,
+}
+
+impl<F: Fs> Segment<F> {
+    /// A segment just opened or created.
+    pub fn new(header: SegmentHeader, file: F::File, slot: Arc<Slot>) -> Self {
+        Self {
+            header,
+            file,
+            slot,
+            sync_failed: Mutex::new(false),
+        }
+    }
+
+    /// Makes the file's bytes durable.
+    ///
+    /// The kernel tells a failed write-back once: whoever asks next is told that all is well. So
+    /// everybody asks here, one at a time, and after a failure nobody is told otherwise.
+    pub fn sync(&self) -> std::io::Result<()> {
+        let mut failed = self.sync_failed.lock();
+        if *failed {
+            return Err(std::io::Error::other("an earlier sync of the file failed"));
+        }
+        let synced = self.file.sync_data();
+        *failed = synced.is_err();
+        synced
+    }
 }
 
 /// Reads and checks the header of the segment file `name`, which must be of segment `id`.

@@ -21,7 +21,19 @@ use crate::storage::real::{DirectoryId, RealFs, StorePath};
 pub(crate) struct Handle {
     engine: Mutex<Option<Arc<Engine<RealFs>>>>,
     path: PathBuf,
-    id: Option<DirectoryId>,
+    // Dropped last, also if closing panics.
+    registration: Registration,
+}
+
+/// Holds the store's place among the open ones.
+struct Registration(Option<DirectoryId>);
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if let Some(id) = self.0 {
+            registry::gone(id);
+        }
+    }
 }
 
 impl Handle {
@@ -30,6 +42,9 @@ impl Handle {
         match self.engine.lock().take() {
             Some(engine) => {
                 let closed = engine.close();
+                if let (Err(_), Some(id)) = (&closed, self.registration.0) {
+                    registry::taint(id);
+                }
                 // An iterator may keep the engine a while longer; the store is free all the same.
                 engine.fs.unlock();
                 closed
@@ -43,9 +58,6 @@ impl Drop for Handle {
     fn drop(&mut self) {
         // Best effort: whoever wants to know calls `close`.
         let _ = self.close();
-        if let Some(id) = self.id {
-            registry::gone(id);
-        }
     }
 }
 
@@ -116,11 +128,16 @@ impl Store {
         let id = fs.id()?;
         let open = || {
             fs.lock(access)?;
-            let engine = Engine::open(fs, Config::new(options))?;
+            if access == Access::ReadWrite && fs.is_new() {
+                fs.sync_name()?;
+            }
+            let mut config = Config::new(options);
+            config.trim = !id.is_some_and(registry::is_tainted);
+            let engine = Engine::open(fs, config)?;
             Ok(Arc::new(Handle {
                 engine: Mutex::new(Some(engine)),
                 path: path.to_path_buf(),
-                id,
+                registration: Registration(id),
             }))
         };
         let handle = match id {
@@ -135,7 +152,7 @@ impl Store {
         Self::of(Arc::new(Handle {
             engine: Mutex::new(Some(engine)),
             path: PathBuf::from(":memory:"),
-            id: None,
+            registration: Registration(None),
         }))
     }
 

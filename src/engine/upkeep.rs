@@ -55,8 +55,10 @@ struct State<F: Fs> {
     tasks: VecDeque<Task<F>>,
     prepared: Option<Fresh<F>>,
     preparing: bool,
-    /// LSNs of FOOTERs whose segment was sealed and not yet reaped.
-    sealed: Vec<u64>,
+    /// No segment could be prepared since the last rotation: not tried again before the next.
+    prepare_failed: bool,
+    /// LSN of the FOOTER of the last segment that was sealed; only grows.
+    sealed_lsn: u64,
     worker: Option<JoinHandle<()>>,
     stop: bool,
 }
@@ -75,7 +77,8 @@ impl<F: Fs> Default for Upkeep<F> {
                 tasks: VecDeque::new(),
                 prepared: None,
                 preparing: false,
-                sealed: Vec::new(),
+                prepare_failed: false,
+                sealed_lsn: 0,
                 worker: None,
                 stop: false,
             }),
@@ -92,7 +95,10 @@ impl<F: Fs> Upkeep<F> {
     }
 
     fn fail(&self) {
+        // Under the lock: whoever looked and is about to wait must not miss it.
+        let state = self.state.lock();
         self.failed.store(true, Ordering::Release);
+        drop(state);
         self.changed.notify_all();
     }
 }
@@ -136,6 +142,39 @@ impl<F: Fs> Engine<F> {
         })
     }
 
+    /// Makes the directory's names durable. As with a segment, a failure is told to everybody who
+    /// asks afterwards, and poisons.
+    pub(crate) fn sync_dir(&self) -> Result<()> {
+        let mut failed = self.dir_sync_failed.lock();
+        let synced = match *failed {
+            true => Err(std::io::Error::other(
+                "an earlier sync of the directory failed",
+            )),
+            false => self.fs.sync_dir(),
+        };
+        *failed = synced.is_err();
+        synced.map_err(|source| {
+            self.upkeep.fail();
+            self.io("sync the directory", "")(source)
+        })
+    }
+
+    /// [`Error::DiskFull`] if that is what the error says.
+    fn or_disk_full(&self, error: Error) -> Error {
+        match error {
+            Error::Io { op, path, source } => {
+                let error = StorageError::Io { op, path, source };
+                match error.is_disk_full() {
+                    true => Error::DiskFull {
+                        path: self.fs.path().to_path_buf(),
+                    },
+                    false => error.into(),
+                }
+            }
+            error => error,
+        }
+    }
+
     /// Creates a segment of `capacity` bytes: file, header and name durable; a log segment ADDed.
     ///
     /// # Errors
@@ -143,9 +182,14 @@ impl<F: Fs> Engine<F> {
     /// created is removed again. A failed sync is final.
     pub(crate) fn create_segment(&self, kind: SegmentKind, capacity: u64) -> Result<Fresh<F>> {
         let lease = self.windows.lease(capacity).ok_or(Error::StoreFull)?;
-        let id = match self.manifest.lock().as_mut() {
-            Some(manifest) => manifest.take_id(),
-            None => return Err(Error::ReadOnly),
+        let id = {
+            let mut manifest = self.manifest.lock();
+            let manifest = manifest.as_mut().ok_or(Error::ReadOnly)?;
+            // Room for the edits first: a full disk must show before anything counts.
+            manifest
+                .reserve(&self.fs)
+                .map_err(|error| self.or_disk_full(error.into()))?;
+            manifest.take_id()
         };
         let name = name::segment(id);
         let salt = (self.config.entropy)().map_err(self.io("get random bytes", &name))?;
@@ -153,7 +197,8 @@ impl<F: Fs> Engine<F> {
         let file = self
             .fs
             .create(&name)
-            .map_err(self.io("create the segment", &name))?;
+            .map_err(self.io("create the segment", &name))
+            .map_err(|error| self.or_disk_full(error))?;
         let made = (|| {
             file.allocate(capacity)
                 .map_err(self.io("allocate the segment", &name))?;
@@ -167,28 +212,13 @@ impl<F: Fs> Engine<F> {
             Err(error) => {
                 // Nobody knows the file yet: if it cannot be removed, opening will.
                 let _ = self.fs.unlink(&name);
-                return Err(match error {
-                    Error::Io { op, path, source } => {
-                        let error = StorageError::Io { op, path, source };
-                        match error.is_disk_full() {
-                            true => Error::DiskFull {
-                                path: self.fs.path().to_path_buf(),
-                            },
-                            false => error.into(),
-                        }
-                    }
-                    error => error,
-                });
+                return Err(self.or_disk_full(error));
             }
         };
         let synced = file
             .sync_data()
             .map_err(self.io("sync the segment", &name))
-            .and_then(|()| {
-                self.fs
-                    .sync_dir()
-                    .map_err(self.io("sync the directory", ""))
-            });
+            .and_then(|()| self.sync_dir());
         if let Err(error) = synced {
             self.upkeep.fail();
             return Err(error);
@@ -207,7 +237,7 @@ impl<F: Fs> Engine<F> {
         }
         let slot = Slot::new(&map, &header, lease);
         Ok(Fresh {
-            segment: Arc::new(Segment { header, file, slot }),
+            segment: Arc::new(Segment::new(header, file, slot)),
             map: writer,
             capacity,
         })
@@ -220,24 +250,18 @@ impl<F: Fs> Engine<F> {
         };
         let capacity = resumable.segment.slot.map().len();
         let name = name::segment(resumable.segment.header.id);
-        if let Err(source) = resumable.segment.file.allocate(capacity) {
-            let error = StorageError::Io {
-                op: "allocate the segment",
-                path: self.fs.path_of(&name),
-                source,
-            };
+        // Shorter first: if a life before got this far and its sync failed, the file looks long enough,
+        // but no later sync would make a length durable that was not set again.
+        let file = &resumable.segment.file;
+        let grown = file.set_len(resumable.offset);
+        if let Err(source) = grown.and_then(|()| file.allocate(capacity)) {
+            let error = self.io("allocate the segment", &name)(source);
             section.resumable = Some(resumable);
-            return Err(match error.is_disk_full() {
-                true => Error::DiskFull {
-                    path: self.fs.path().to_path_buf(),
-                },
-                false => error.into(),
-            });
+            return Err(self.or_disk_full(error));
         }
         let ready = resumable
             .segment
-            .file
-            .sync_data()
+            .sync()
             .map_err(self.io("sync the segment", &name))
             .inspect_err(|_| self.upkeep.fail())
             .and_then(|()| {
@@ -274,8 +298,8 @@ impl<F: Fs> Engine<F> {
     /// # Errors
     /// Without a next segment the active one stays as it is and usable.
     pub(crate) fn rotate(&self, section: &mut Section<F>, bytes: u64) -> Result<()> {
-        while section.sealing.is_some() {
-            self.wait_for_seal();
+        while let Some(lsn) = section.sealing_lsn() {
+            self.wait_for_seal(lsn);
             self.check_writable(section)?;
             self.reap(section)?;
         }
@@ -284,9 +308,9 @@ impl<F: Fs> Engine<F> {
             true => Some(self.end_active(section)?),
             false => None,
         };
+        section.sealing = ended.as_ref().map(|job| Arc::clone(&job.segment));
         self.activate(section, fresh)?;
         if let Some(job) = ended {
-            section.sealing = Some(Arc::clone(&job.segment));
             match self.config.threads {
                 true => self.submit(Task::Seal(job)),
                 false => {
@@ -307,6 +331,11 @@ impl<F: Fs> Engine<F> {
             while state.preparing && !self.upkeep.has_failed() {
                 self.upkeep.changed.wait(&mut state);
             }
+            if self.upkeep.has_failed() {
+                // The one being prepared may yet be ADDed: a later one must not be used before it.
+                return Err(Error::Poisoned);
+            }
+            state.prepare_failed = false;
             state.prepared.take()
         };
         match prepared {
@@ -408,8 +437,7 @@ impl<F: Fs> Engine<F> {
         let id = segment.header.id;
         let name = name::segment(id);
         segment
-            .file
-            .sync_data()
+            .sync()
             .map_err(self.io("sync the segment", &name))
             .inspect_err(|_| self.upkeep.fail())?;
         self.edit(&Edit::Seal(seal_body(id, &end)))?;
@@ -418,11 +446,12 @@ impl<F: Fs> Engine<F> {
         let _ = segment.file.set_len(end.length);
         let _ = map.seal();
         segment.slot.map().advise(Advice::Normal);
+        // Before anybody may compact the segment away: a hint must not come after its segment is gone.
+        self.write_hint(&segment, end.length);
         let mut state = self.upkeep.state.lock();
-        state.sealed.push(end.end_lsn);
+        state.sealed_lsn = end.end_lsn;
         drop(state);
         self.upkeep.changed.notify_all();
-        self.write_hint(&segment, end.length);
         Ok(())
     }
 
@@ -439,18 +468,20 @@ impl<F: Fs> Engine<F> {
 
     /// Takes note of segments that were sealed in the background.
     pub(crate) fn reap(&self, section: &mut Section<F>) -> Result<()> {
-        let sealed = std::mem::take(&mut self.upkeep.state.lock().sealed);
-        if let Some(lsn) = sealed.into_iter().max() {
-            section.sealing = None;
-            self.became_durable(section, lsn)?;
+        let Some(lsn) = section.sealing_lsn() else {
+            return Ok(());
+        };
+        if self.upkeep.state.lock().sealed_lsn < lsn {
+            return Ok(());
         }
-        Ok(())
+        section.sealing = None;
+        self.became_durable(section, lsn)
     }
 
-    /// Returns when a seal has finished, or failed.
-    pub(crate) fn wait_for_seal(&self) {
+    /// Returns when the segment whose FOOTER has this LSN is sealed, or cannot be.
+    pub(crate) fn wait_for_seal(&self, lsn: u64) {
         let mut state = self.upkeep.state.lock();
-        while state.sealed.is_empty() && !self.upkeep.has_failed() {
+        while state.sealed_lsn < lsn && !self.upkeep.has_failed() {
             self.upkeep.changed.wait(&mut state);
         }
     }
@@ -458,7 +489,7 @@ impl<F: Fs> Engine<F> {
     /// Asks for the next segment, once.
     pub(crate) fn prepare_ahead(&self, section: &Section<F>) {
         let mut state = self.upkeep.state.lock();
-        if state.preparing || state.prepared.is_some() {
+        if state.preparing || state.prepared.is_some() || state.prepare_failed {
             return;
         }
         let ended: u64 = section.ends.values().map(|end| end.length).sum();
@@ -524,6 +555,7 @@ impl<F: Fs> Engine<F> {
                 // Without one the writer creates it itself, and gets the error.
                 let made = self.create_segment(SegmentKind::Log, bytes).ok();
                 let mut state = self.upkeep.state.lock();
+                state.prepare_failed = made.is_none();
                 state.prepared = made;
                 state.preparing = false;
                 drop(state);
@@ -561,6 +593,9 @@ impl<F: Fs> Engine<F> {
             let mut section = self.section.lock();
             if std::mem::replace(&mut section.closed, true) {
                 return Ok(());
+            }
+            if self.upkeep.has_failed() {
+                self.poison(&mut section);
             }
             section.next_lsn - 1
         };

@@ -23,7 +23,7 @@ use crate::engine::commit::{PendingWrite, Ticket};
 use crate::engine::core::{Engine, Section};
 use crate::engine::error::{Error, Result};
 use crate::engine::options::Durability;
-use crate::engine::read::{Candidates, Found, now_ms};
+use crate::engine::read::{Candidates, Checks, Found, now_ms};
 use crate::engine::segment::{Slot, View};
 use crate::index::ShardMut;
 use crate::storage::fs::{Fs, FsFile};
@@ -71,7 +71,7 @@ impl<F: Fs> Engine<F> {
         let seen = self.candidates(hash);
         let mut found = None;
         for (word, pin) in seen.iter() {
-            if let Some(record) = self.matches(pin, *word, key, false)? {
+            if let Some(record) = self.matches(pin, *word, key, Checks::Place)? {
                 found = Some((*word, record));
                 break;
             }
@@ -122,8 +122,7 @@ impl<F: Fs> Engine<F> {
         value: &[u8],
     ) -> Result<bool> {
         Self::check_sizes(key, value)?;
-        let fingerprint = self.hash_key.fingerprint(key);
-        let hash = fingerprint.lo;
+        let hash = self.hash_key.hash(key);
         let draft = Draft::new(kind, expires_at, key, value).expect("lengths were checked");
         let version = self.version.load(Ordering::Acquire);
         let known = self.look_up(hash, key)?;
@@ -132,7 +131,10 @@ impl<F: Fs> Engine<F> {
         let section = &mut *guard;
         self.check_writable(section)?;
         let known = self.look_again(known, version, hash, key)?;
-        let pending = section.pending.get(fingerprint);
+        let pending = match section.pending.is_empty() {
+            true => None,
+            false => section.pending.get(self.hash_key.fingerprint(key)),
+        };
         let present = match (pending, &known.found) {
             (Some(pending), _) => pending.present,
             (None, Some((_, found))) => found.expires_at.is_none_or(|at| at > now_ms()),
@@ -170,7 +172,7 @@ impl<F: Fs> Engine<F> {
             return Ok(present);
         }
         let change = Change {
-            fingerprint,
+            fingerprint: self.hash_key.fingerprint(key),
             key: key.into(),
             new: is_set.then(|| Place {
                 slot: Arc::clone(slot),
@@ -210,8 +212,11 @@ impl<F: Fs> Engine<F> {
                 Draft::new(kind, None, key, value.unwrap_or(&[])).expect("lengths were checked");
             bytes += draft.size();
             drafts.push(draft);
+            let fingerprint = self.hash_key.fingerprint(key);
+            // A damaged old version refuses the batch before anything is written.
+            self.look_up(fingerprint.lo, key)?;
             changes.push(Change {
-                fingerprint: self.hash_key.fingerprint(key),
+                fingerprint,
                 key: key.into(),
                 new: None,
             });
@@ -318,12 +323,22 @@ impl<F: Fs> Engine<F> {
             }
             active.max_lsn = lsn;
             active.payload += size;
-            segment.slot.payload.fetch_add(size, Ordering::Relaxed);
+            // Only the section changes it: no read-modify-write is needed.
+            let payload = &segment.slot.payload;
+            payload.store(payload.load(Ordering::Relaxed) + size, Ordering::Relaxed);
             // Not the newest of anything until it is published; a tombstone never is.
             section.payload += size;
             section.dead += size;
         }
         Ok((lsn, offset))
+    }
+
+    /// Tells writers that looked something up before they entered the section to look again.
+    #[inline]
+    fn index_changed(&self) {
+        // Only the section changes it: no read-modify-write is needed.
+        let version = self.version.load(Ordering::Relaxed);
+        self.version.store(version + 1, Ordering::Release);
     }
 
     /// Publishes one set or tombstone.
@@ -346,7 +361,7 @@ impl<F: Fs> Engine<F> {
                 if new.is_some() {
                     section.dead -= size;
                 }
-                self.version.fetch_add(1, Ordering::Release);
+                self.index_changed();
                 return Ok(());
             }
             drop(shard);
@@ -390,7 +405,7 @@ impl<F: Fs> Engine<F> {
                 section.dead -= size;
             }
             drop(shards);
-            self.version.fetch_add(1, Ordering::Release);
+            self.index_changed();
             return Ok(());
         }
     }

@@ -188,12 +188,15 @@ impl<V> ShardMut<'_, V> {
 }
 
 impl<V> ShardMut<'_, V> {
-    /// Adds `word`, which is not in the table.
+    /// Adds `word`, which is not in the table. Called, like [`ShardMut::remove`], by one thread at a
+    /// time: words are added and taken away by the one writer.
     #[inline]
     pub fn insert(&mut self, word: Word) {
         let table = Arc::make_mut(&mut self.shard.table);
         table.insert_unique(table_hash(word.bits()), word, |w| table_hash(w.bits()));
-        self.len.fetch_add(1, Ordering::Relaxed);
+        // One writer at a time: no read-modify-write is needed.
+        let len = self.len.load(Ordering::Relaxed);
+        self.len.store(len + 1, Ordering::Relaxed);
     }
 
     /// Puts `new` in the place of exactly `old`; false if `old` is not there.
@@ -216,7 +219,8 @@ impl<V> ShardMut<'_, V> {
         match table.find_entry(table_hash(old.bits()), |word| *word == old) {
             Ok(entry) => {
                 entry.remove();
-                self.len.fetch_sub(1, Ordering::Relaxed);
+                let len = self.len.load(Ordering::Relaxed);
+                self.len.store(len - 1, Ordering::Relaxed);
                 true
             }
             Err(_) => false,

@@ -79,14 +79,21 @@ impl Map {
     /// The `len` bytes at `offset`; `None` if not all of them are published.
     #[inline]
     pub fn slice(&self, offset: u64, len: u64) -> Option<&[u8]> {
-        let end = offset.checked_add(len)?;
-        if end > self.published() {
-            return None;
+        self.from(offset).get(..len as usize)
+    }
+
+    /// The published bytes from `offset` on; none if it is not published.
+    #[inline]
+    pub fn from(&self, offset: u64) -> &[u8] {
+        let published = self.published();
+        if offset >= published {
+            return &[];
         }
+        let len = (published - offset) as usize;
         // SAFETY: `from_raw_parts` asks for `len` initialised bytes that nobody changes while the
         // slice lives.
-        // 1. In the map: `end <= published` was checked, and `publish` keeps it at or below the
-        //    mapped length; both fit `usize` because the mapped length does.
+        // 1. In the map: `offset + len` is the published length, and `publish` keeps that at or below
+        //    the mapped length, which fits `usize`.
         // 2. Backed by the file: published bytes were stored below the file's length, and a file is
         //    never cut below its published length.
         // 3. Unchanged: only `MapWriter` stores, only at or above `published`, through raw pointers;
@@ -94,9 +101,7 @@ impl Map {
         // 4. Alive: the slice borrows `self`, and unmapping happens in `self`'s drop.
         // 5. Others: the directory lock keeps out a second store. A person truncating or writing the
         //    file by hand is outside the contract.
-        Some(unsafe {
-            std::slice::from_raw_parts(self.raw.as_ptr().add(offset as usize), len as usize)
-        })
+        unsafe { std::slice::from_raw_parts(self.raw.as_ptr().add(offset as usize), len) }
     }
 
     /// Asks for the pages of `offset..offset + len` to be made writable ahead of the writer.
@@ -124,8 +129,10 @@ impl MapWriter {
     /// If the range is not between the published and the mapped length, or the map is read-only: a
     /// bug of the caller, which chose the offset.
     pub fn store(&mut self, offset: u64, parts: &[&[u8]]) {
-        let total: u64 = parts.iter().map(|part| part.len() as u64).sum();
-        let end = offset + total;
+        let end = parts
+            .iter()
+            .try_fold(offset, |end, part| end.checked_add(part.len() as u64))
+            .expect("a record ends below 2^64");
         assert!(
             self.writable && offset >= self.map.published() && end <= self.map.len(),
             "store outside the writable part of a segment"

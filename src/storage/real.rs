@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -61,26 +61,48 @@ fn io_error(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageE
 /// space: ext2/3/4, xfs, tmpfs (`statfs(2)`, `f_type`).
 const MAP_STORE_ALLOWED: [u64; 3] = [0xEF53, 0x5846_5342, 0x0102_1994];
 
+/// The directory that holds `path`.
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+fn sync_directory(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|dir| dir.sync_all())
+        .map_err(io_error("sync the parent directory", path))
+}
+
+/// Creates `path` with mode 0700, and the directories above it that are missing; every name is
+/// durable before the next one is made.
+fn create_directory(path: &Path) -> Result<()> {
+    let parent = parent_of(path);
+    if !parent.exists() {
+        create_directory(parent)?;
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        // The umask may have taken bits away.
+        Ok(()) => std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
+            .map_err(io_error("set the mode of the directory", path))?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(io_error("create the directory", path)(error)),
+    }
+    sync_directory(parent)
+}
+
 impl RealFs {
     /// Opens (and if `access` allows, creates with mode 0700) the directory `path`, without locking.
     ///
     /// A directory that exists keeps its mode. One that anybody may write to, without the sticky
     /// bit, is refused.
     pub fn open(path: &Path, access: Access) -> Result<Self> {
-        let mut created = false;
         let dir = match File::open(path) {
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound && access == Access::ReadWrite =>
             {
-                if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-                    std::fs::create_dir_all(parent)
-                        .map_err(io_error("create the directory", parent))?;
-                }
-                match std::fs::DirBuilder::new().mode(0o700).create(path) {
-                    Ok(()) => created = true,
-                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                    Err(error) => return Err(io_error("create the directory", path)(error)),
-                }
+                create_directory(path)?;
                 File::open(path)
             }
             opened => opened,
@@ -95,18 +117,7 @@ impl RealFs {
                 reason: "not a directory",
             });
         }
-        if created {
-            // The umask may have taken bits away, and the name must survive a power cut.
-            rustix::fs::fchmod(&dir, Mode::from_raw_mode(0o700))
-                .map_err(|e| io_error("set the mode of the directory", path)(e.into()))?;
-            let parent = match path.parent() {
-                Some(parent) if !parent.as_os_str().is_empty() => parent,
-                _ => Path::new("."),
-            };
-            File::open(parent)
-                .and_then(|parent| parent.sync_all())
-                .map_err(io_error("sync the parent directory", parent))?;
-        } else if metadata.mode() & 0o002 != 0 && metadata.mode() & 0o1000 == 0 {
+        if metadata.mode() & 0o002 != 0 && metadata.mode() & 0o1000 == 0 {
             return Err(StorageError::Unsafe {
                 path: path.to_path_buf(),
                 reason: "the directory is writable by everybody and has no sticky bit",
@@ -126,6 +137,29 @@ impl RealFs {
             },
             store_path,
         })
+    }
+
+    /// True if there is no manifest yet: nothing in the directory has ever been acknowledged.
+    pub fn is_new(&self) -> bool {
+        let manifest = Fs::open(self, kvs_format::name::MANIFEST, Access::Read);
+        matches!(manifest, Err(error) if error.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// Makes the directory's own name durable: a life that created it may have been cut short before
+    /// it could.
+    pub fn sync_name(&self) -> Result<()> {
+        match self.place {
+            Place::Directory { .. } => match sync_directory(parent_of(&self.path)) {
+                // Not ours to read, so the directory was not ours to create.
+                Err(StorageError::Io { source, .. })
+                    if source.kind() == io::ErrorKind::PermissionDenied =>
+                {
+                    Ok(())
+                }
+                synced => synced,
+            },
+            Place::Memory(_) => Ok(()),
+        }
     }
 
     /// A store directory that exists only in memory.
@@ -372,11 +406,9 @@ impl FsFile for RealFile {
             return match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len) {
                 Ok(()) => Ok(()),
                 Err(rustix::io::Errno::INTR) => continue,
-                // No allocation here (some network and FUSE file systems): zeros do the same. This
-                // file system is not on the list for stores through the map.
-                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS)
-                    if self.store_path == StorePath::Write =>
-                {
+                // No allocation here (ext2, ext3, some network and FUSE file systems): zeros do the
+                // same, and are synced before the segment is used.
+                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
                     let zeros = vec![0u8; 1 << 16];
                     let mut at = old;
                     while at < len {

@@ -74,7 +74,7 @@ impl<F: Fs> Engine<F> {
         };
         let done = self.compact_locked(Mode::Worthwhile);
         let mut section = self.section.lock();
-        let live = section.payload - section.dead;
+        let live = section.payload.saturating_sub(section.dead);
         let step = match done {
             Ok(_) => live.max(GARBAGE_BYTES_MIN) / 2,
             // Damage or a full disk does not go away by trying again at once.
@@ -148,15 +148,11 @@ impl<F: Fs> Engine<F> {
             self.reap(&mut section)?;
             self.check_writable(&mut section)?;
             // What is sealed behind `last` may hold records that are still pending.
-            let waiting = section.sealing.as_ref().is_some_and(|segment| {
-                let end = section.ends.get(&segment.header.id);
-                end.is_some_and(|end| end.end_lsn <= last)
-            });
-            if !waiting {
+            let Some(lsn) = section.sealing_lsn().filter(|lsn| *lsn <= last) else {
                 return Ok(last);
-            }
+            };
             drop(section);
-            self.wait_for_seal();
+            self.wait_for_seal(lsn);
         }
     }
 
@@ -286,14 +282,7 @@ impl<F: Fs> Engine<F> {
         }
         report.segments_after = outputs.len() as u64;
         if !outputs.is_empty() {
-            self.fs.sync_dir().map_err(|source| {
-                self.upkeep_failed();
-                Error::Io {
-                    op: "sync the directory",
-                    path: self.fs.path().to_path_buf(),
-                    source,
-                }
-            })?;
+            self.sync_dir()?;
         }
         for output in outputs.iter() {
             self.read_back(output)?;
@@ -535,7 +524,7 @@ impl<F: Fs> Engine<F> {
             .file
             .set_len(output.offset)
             .map_err(|e| failed("trim the merged segment", e))?;
-        segment.file.sync_data().map_err(|e| {
+        segment.sync().map_err(|e| {
             self.upkeep_failed();
             failed("sync the merged segment", e)
         })?;
@@ -652,7 +641,7 @@ impl<F: Fs> Engine<F> {
             let payload = sum(|slot| slot.payload.load(Ordering::Relaxed));
             let live = sum(|slot| slot.live.load(Ordering::Relaxed));
             section.payload = payload;
-            section.dead = payload - live;
+            section.dead = payload.saturating_sub(live);
         }
         for victim in victims {
             let id = victim.segment.header.id;
@@ -671,14 +660,7 @@ impl<F: Fs> Engine<F> {
                 }
             }
         }
-        self.fs.sync_dir().map_err(|source| {
-            self.upkeep_failed();
-            Error::Io {
-                op: "sync the directory",
-                path: self.fs.path().to_path_buf(),
-                source,
-            }
-        })?;
+        self.sync_dir()?;
         self.edit(&Edit::Forget { ids: &ids })
     }
 

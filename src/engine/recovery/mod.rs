@@ -127,12 +127,21 @@ fn io_at<F: Fs>(fs: &F, op: &'static str, name: &str) -> impl Fn(io::Error) -> E
 /// Opens the store in `fs`.
 pub fn recover<F: Fs>(fs: &F, config: &Config) -> Result<Recovered<F>> {
     let names = fs.list().map_err(io_at(fs, "list the directory", ""))?;
-    let ours: Vec<Name> = names.iter().filter_map(|n| name::parse(n)).collect();
+    // A number that no store of ours can have reached is not ours.
+    let ours = |name: &Name| match name {
+        Name::Segment(id) | Name::Hint(id) => *id <= catalog::ID_MAX,
+        _ => true,
+    };
+    let ours: Vec<Name> = names
+        .iter()
+        .filter_map(|n| name::parse(n))
+        .filter(ours)
+        .collect();
     if !ours.contains(&Name::Manifest) {
         return create(fs, config, &ours);
     }
     let read = catalog::read(fs)?;
-    let driver = Driver {
+    let mut driver = Driver {
         fs,
         config,
         hash_key: HashKey::from_bytes(&read.catalog.store.hash_key),
@@ -140,7 +149,15 @@ pub fn recover<F: Fs>(fs: &F, config: &Config) -> Result<Recovered<F>> {
         report: RecoveryReport::default(),
     };
     let manifest_end = read.end;
-    let leftovers = driver.leftovers(&read.catalog, &ours, manifest_end)?;
+    let leftovers = match config.read_only {
+        true => Vec::new(),
+        false => driver.leftovers(&read.catalog, &ours, manifest_end)?,
+    };
+    if config.read_only
+        && let Err(error) = driver.leftovers(&read.catalog, &ours, manifest_end)
+    {
+        driver.damaged(error)?;
+    }
     driver.run(read, &ours, leftovers)
 }
 
@@ -218,7 +235,10 @@ impl<F: Fs> Driver<'_, F> {
         self.report.damage.push(Damage {
             file,
             offset,
-            reason: error.to_string(),
+            reason: match &error {
+                Error::Corrupt { reason, .. } => reason.to_string(),
+                _ => "the file is missing".to_owned(),
+            },
         });
         Ok(())
     }
@@ -240,7 +260,8 @@ impl<F: Fs> Driver<'_, F> {
                     leftovers.push(name::hint(id).to_string());
                 }
                 Name::Segment(id) if !catalog.live.contains_key(&id) => {
-                    let known = catalog.retired.contains(&id);
+                    // Forgotten, and back because its unlinking did not survive.
+                    let known = catalog.retired.contains(&id) || id <= catalog.newest_log;
                     if !known && self.was_written(id)? {
                         let reason = DecodeError::WrongId {
                             expected: 0,
@@ -329,23 +350,28 @@ impl<F: Fs> Driver<'_, F> {
                 _ => 0,
             });
             let highest = highest.max().unwrap_or(0);
-            let retired = read.catalog.retired.iter();
-            let retired = retired.map(|id| name::segment(*id).to_string());
-            let gone: BTreeSet<String> = leftovers.into_iter().chain(retired).collect();
-            self.report.leftovers_removed = self.remove(&gone)?;
-            let salt = (self.config.entropy)().map_err(io_at(self.fs, "get random bytes", ""))?;
-            let mut writer = Manifest::resume(self.fs, read, salt)?;
+            let retired: Vec<u64> = read.catalog.retired.iter().copied().collect();
+            // Also those that are not there: the name may be gone, but not yet durably.
+            let names = retired.iter().map(|id| name::segment(*id).to_string());
+            let names: BTreeSet<String> = names.collect();
+            // What the manifest never knew goes first: on a full disk it may be in the way.
+            let leftovers: BTreeSet<String> = leftovers.into_iter().collect();
+            self.report.leftovers_removed = self.remove(&(&leftovers - &names))?;
+            let mut writer = Manifest::resume(self.fs, read)?;
             writer.catalog.next_id = writer.catalog.next_id.max(highest.saturating_add(1));
-            self.settle(&mut writer, &log)?;
+            // Not before the COMPACT that retired them is surely durable.
+            self.report.leftovers_removed += self.remove(&names)?;
+            self.settle(&mut writer, &log, &retired)?;
+            if writer.wants_rewrite() {
+                let salt = (self.config.entropy)();
+                let salt = salt.map_err(io_at(self.fs, "get random bytes", ""))?;
+                writer.rewrite(self.fs, salt)?;
+            }
             for (opened, _) in &ended {
                 let length = opened.meta.end.map_or(0, |end| end.length);
                 if opened.file_len > length {
                     let name = name::segment(opened.meta.id);
-                    opened.file.set_len(length).map_err(io_at(
-                        self.fs,
-                        "trim the segment",
-                        &name,
-                    ))?;
+                    self.trim(&opened.file, &name, length)?;
                 }
             }
             log_end = writer.catalog.log_end;
@@ -425,7 +451,7 @@ impl<F: Fs> Driver<'_, F> {
             let stop = scanned.stop;
             let reason = stop.reason.unwrap_or(DecodeError::BadLsn {
                 expected: end_lsn,
-                found: stop.next_lsn - 1,
+                found: stop.next_lsn.saturating_sub(1),
             });
             let error = self.corrupt(&name, stop.rejected_at, reason);
             self.damaged(error)?;
@@ -662,8 +688,18 @@ impl<F: Fs> Driver<'_, F> {
         Ok(removed)
     }
 
+    /// Gives back what stands behind the end of a segment, unless somebody may still look at it.
+    fn trim(&self, file: &F::File, name: &str, length: u64) -> Result<()> {
+        match self.config.trim {
+            true => file
+                .set_len(length)
+                .map_err(io_at(self.fs, "trim the segment", name)),
+            false => Ok(()),
+        }
+    }
+
     /// Makes the verdict durable.
-    fn settle(&mut self, manifest: &mut Manifest<F>, log: &Log<F>) -> Result<()> {
+    fn settle(&mut self, manifest: &mut Manifest<F>, log: &Log<F>, retired: &[u64]) -> Result<()> {
         for (opened, _, end, dirty_from) in &log.kept {
             self.redirty(opened, *dirty_from, end)?;
         }
@@ -678,20 +714,18 @@ impl<F: Fs> Driver<'_, F> {
             };
             manifest.append(self.fs, &edit)?;
             let name = name::segment(opened.meta.id);
-            opened
-                .file
-                .set_len(end.length)
-                .map_err(io_at(self.fs, "trim the segment", &name))?;
-        }
-        if dropped.is_empty() {
-            return Ok(());
+            self.trim(&opened.file, &name, end.length)?;
         }
         let names = log.dropped.iter().flat_map(|id| {
             let names = [name::segment(*id), name::hint(*id)];
             names.map(|name| name.to_string())
         });
         self.report.leftovers_removed += self.remove(&names.collect())?;
-        manifest.append(self.fs, &Edit::Forget { ids: &dropped })?;
+        let mut gone: Vec<U64> = retired.iter().map(|id| U64::new(*id)).collect();
+        gone.extend(&dropped);
+        if !gone.is_empty() {
+            manifest.append(self.fs, &Edit::Forget { ids: &gone })?;
+        }
         Ok(())
     }
 
@@ -830,11 +864,7 @@ impl<F: Fs> Driver<'_, F> {
                 .map(map_len, access)
                 .map_err(io_at(self.fs, "map the segment", &name))?;
         let slot = Slot::new(&map, &opened.header, lease);
-        let segment = Arc::new(Segment {
-            header: opened.header,
-            file: opened.file,
-            slot,
-        });
+        let segment = Arc::new(Segment::new(opened.header, opened.file, slot));
         Ok((segment, writer))
     }
 }
