@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 mod engine;
+mod engines;
 mod index;
 mod storage;
 
@@ -15,6 +16,7 @@ pub use engine::report::{
 };
 pub use engine::value::{Key, Value};
 pub use engine::{Iter, Keys, Prefix, Store};
+pub use engines::KvStore;
 
 #[cfg(feature = "testing")]
 #[doc(hidden)]

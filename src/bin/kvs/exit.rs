@@ -1,0 +1,182 @@
+//! Exit codes, and the one line on standard error that says what, where and what to do next.
+
+use std::io::{self, ErrorKind, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use kvs::{Damage, Error};
+use kvs_format::name::MANIFEST;
+
+use crate::demo::DemoError;
+use crate::output::write_escaped;
+
+/// What a command that worked has to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Done, there, true: 0.
+    Yes,
+    /// Not found, false: 1.
+    No,
+}
+
+/// Why a command did not work.
+#[derive(Debug)]
+pub enum Failure {
+    /// The library's answer.
+    Store(Error),
+    /// The store answers what it can; part of it is damaged.
+    Damaged { dir: PathBuf, places: Vec<Damage> },
+    /// There is no directory of this name, hence no store.
+    NoDirectory(PathBuf),
+    /// Standard output took no more.
+    Output(io::Error),
+    /// The demonstration did not hold.
+    Demo(DemoError),
+    /// A child process has said why on the standard error that it shares with us.
+    SaidByChild,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<DemoError> for Failure {
+    fn from(error: DemoError) -> Self {
+        Self::Demo(error)
+    }
+}
+
+const USAGE: u8 = 2;
+const LOCKED: u8 = 3;
+const DAMAGED: u8 = 4;
+const REFUSED: u8 = 5;
+
+/// The exit code of `answer`; a failure also leaves its line in `stderr`.
+pub fn code(answer: Result<Answer, Failure>, stderr: &mut impl Write) -> ExitCode {
+    let failure = match answer {
+        Ok(Answer::Yes) => return ExitCode::SUCCESS,
+        Ok(Answer::No) => return ExitCode::from(1),
+        // `kvs scan | head`: the reader has what it wanted.
+        Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => {
+            return ExitCode::SUCCESS;
+        }
+        Err(failure) => failure,
+    };
+    let (code, text) = describe(&failure);
+    if text.is_empty() {
+        return ExitCode::from(code);
+    }
+    let mut line = b"kvs: ".to_vec();
+    // A path may hold anything; writing into a Vec cannot fail.
+    let _ = write_escaped(&mut line, text.as_bytes());
+    line.push(b'\n');
+    // Nobody is left to be told when standard error is closed; the code still says it.
+    let _ = stderr.write_all(&line);
+    ExitCode::from(code)
+}
+
+/// Exit code, and the line without its head; empty if nothing is left to say.
+fn describe(failure: &Failure) -> (u8, String) {
+    match failure {
+        Failure::Store(error) => {
+            let (code, next) = classify(error);
+            (code, format!("{error}; {next}"))
+        }
+        Failure::Damaged { dir, places } => {
+            let what = match places.as_slice() {
+                [] => format!("{}: part of the store is damaged", dir.display()),
+                [only] => place(only),
+                [first, others @ ..] => format!("{} (and {} more)", place(first), others.len()),
+            };
+            let next = "what is missing here may be in the damaged part; keep the directory as it \
+                        is and restore from a copy";
+            (DAMAGED, format!("{what}; {next}"))
+        }
+        Failure::NoDirectory(dir) => {
+            let next = "check --dir and KVS_DIR, or `kvs set` a first key to create it";
+            (
+                REFUSED,
+                format!("{}: no such directory; {next}", dir.display()),
+            )
+        }
+        Failure::Output(error) => (
+            REFUSED,
+            format!("standard output: {error}; what was printed is incomplete"),
+        ),
+        Failure::Demo(error) => {
+            let code = if error.is_about_data() {
+                DAMAGED
+            } else {
+                REFUSED
+            };
+            (code, format!("demo: {error}"))
+        }
+        Failure::SaidByChild => (REFUSED, String::new()),
+    }
+}
+
+/// Where and what; the reason may say where by itself.
+pub fn place(damage: &Damage) -> String {
+    let (file, offset) = (damage.file.display().to_string(), damage.offset);
+    if damage.reason.contains(&file) {
+        damage.reason.clone()
+    } else {
+        format!("{file}: damaged at offset {offset}: {}", damage.reason)
+    }
+}
+
+/// Exit code and next step of a library error; the error itself names the place.
+fn classify(error: &Error) -> (u8, &'static str) {
+    match error {
+        Error::KeyTooLong { .. } | Error::ValueTooLong { .. } => (USAGE, "nothing was written"),
+        Error::Locked { .. } => (LOCKED, "try again when the other process has closed it"),
+        Error::Corrupt { path, .. } if path.ends_with(MANIFEST) => (
+            DAMAGED,
+            "nothing was changed; without it nothing can be read: restore the directory from a copy",
+        ),
+        Error::Corrupt { .. } => (
+            DAMAGED,
+            "nothing was changed; `kvs verify` lists all damage, `kvs scan` prints what is intact",
+        ),
+        Error::Missing { .. } => (
+            DAMAGED,
+            "nothing was changed; restore the file, or the directory from a copy",
+        ),
+        Error::Unsafe { .. } => (
+            REFUSED,
+            "nothing was changed; mend that or choose another --dir",
+        ),
+        Error::DiskFull { .. } => (
+            REFUSED,
+            "nothing was written; free some space and try again",
+        ),
+        Error::Poisoned => (
+            REFUSED,
+            "the disk refused to sync; look at the system's log, then try again",
+        ),
+        Error::Io { source, .. } => (
+            REFUSED,
+            match source.kind() {
+                ErrorKind::PermissionDenied => "check who owns it and its mode",
+                ErrorKind::NotFound | ErrorKind::NotADirectory => "check --dir and KVS_DIR",
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                    "free some space, then try again"
+                }
+                ErrorKind::ReadOnlyFilesystem => {
+                    "it is on a read-only file system; reading verbs work"
+                }
+                _ => "look at the system's log, then try again",
+            },
+        ),
+        Error::StoreFull => (
+            REFUSED,
+            "nothing was written; remove keys and run `kvs compact`",
+        ),
+        _ => (
+            REFUSED,
+            "nothing is known that would help; please report this",
+        ),
+    }
+}

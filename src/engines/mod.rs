@@ -1,0 +1,17 @@
+//! Engines behind the PingCAP "Practical Networked Applications in Rust" course.
+//!
+//! The course builds a key-value store in steps; each step has a place here:
+//!
+//! | course project | asks for | here |
+//! |---|---|---|
+//! | 1, the Rust toolbox | a command line and an in-memory `KvStore` | `src/bin/kvs`, [`KvStore`] over [`Options::open_in_memory`](crate::Options::open_in_memory) |
+//! | 2, log-structured file I/O | `KvStore::open`, `Result`, compaction | [`KvStore`] over [`Store`](crate::Store) |
+//!
+//! The engine speaks bytes, the course speaks `String`: everything in this module is a thin
+//! adapter, with no state and no file of its own, so the course's guarantees are the engine's.
+//!
+//! Elsewhere: what the store promises (`engine`), the course's own suites (`tests/course.rs`).
+
+mod kv_store;
+
+pub use kv_store::KvStore;
