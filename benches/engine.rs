@@ -1,0 +1,227 @@
+//! Puts, gets and misses beside two ceilings in the same run: a locked map of boxed keys and values
+//! in memory, and bare appends into a mapped file. Rounds are interleaved, medians count, and what
+//! matters is the last column: how many times as fast as the map.
+//!
+//! `cargo bench --bench engine` prints the table, then criterion's own measurements of single
+//! operations. `KVS_BENCH_KEYS` and `KVS_BENCH_ROUNDS` change the size of the table.
+
+#![allow(clippy::print_stdout)]
+
+mod common;
+
+use std::hint::black_box;
+
+use common::{absent, key, row, scale, seconds, shuffled, sum, warm_memory};
+use criterion::Criterion;
+use kvs::{Batch, Options, Store};
+use parking_lot::RwLock;
+
+const VALUE_BYTES: usize = 100;
+
+type Map = RwLock<hashbrown::HashMap<Box<[u8]>, Box<[u8]>>>;
+
+fn value(i: usize) -> [u8; VALUE_BYTES] {
+    let mut value = [i as u8; VALUE_BYTES];
+    value[..8].copy_from_slice(&(i as u64).to_le_bytes());
+    value
+}
+
+/// Bare appends into a preallocated mapped file: 24 bytes of header, key, value, nothing else.
+fn bare_log(dir: &std::path::Path, n: usize) -> f64 {
+    let record = 144;
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(dir.join("bare"))
+        .expect("a file can be created");
+    let len = (n * record) as u64;
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len)
+        .expect("space can be allocated");
+    let map = kvs::testing::FileMap::new(&file, len).expect("the file can be mapped");
+    let mut writer = map;
+    let time = seconds(|| {
+        for i in 0..n {
+            writer.append(&[&[1u8; 24], &key(i), &value(i)], record as u64);
+        }
+    });
+    drop(writer);
+    std::fs::remove_file(dir.join("bare")).expect("the file can be removed");
+    time
+}
+
+#[derive(Default)]
+struct Samples {
+    put_map: Vec<f64>,
+    put: Vec<f64>,
+    put_batch: Vec<f64>,
+    bare: Vec<f64>,
+    get_map: Vec<f64>,
+    get: Vec<f64>,
+    get_unverified: Vec<f64>,
+    miss_map: Vec<f64>,
+    miss: Vec<f64>,
+    verify_gbs: Vec<f64>,
+    index_bytes: f64,
+}
+
+fn read_all(n: usize, order: &[u32], get: impl Fn(&[u8]) -> u64) -> f64 {
+    let mut total = 0u64;
+    let time = seconds(|| {
+        for i in order {
+            total = total.wrapping_add(get(&key(*i as usize)));
+        }
+    });
+    let expected = (0..n).fold(0u64, |t, i| t.wrapping_add(sum(&value(i))));
+    assert_eq!(total, expected, "every byte of every value was read");
+    time
+}
+
+fn round(n: usize, seed: u64, samples: &mut Samples) {
+    let order = shuffled(n, seed);
+    let per = |time: f64| time * 1e9 / n as f64;
+    let mib = n * 300 / (1 << 20) + 64;
+
+    warm_memory(mib);
+    let map = Map::default();
+    samples.put_map.push(per(seconds(|| {
+        for i in &order {
+            let i = *i as usize;
+            map.write().insert(key(i).into(), value(i).into());
+        }
+    })));
+
+    warm_memory(mib);
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    samples.bare.push(per(bare_log(dir.path(), n)));
+
+    warm_memory(mib);
+    let store = Store::open(dir.path()).expect("the store opens");
+    samples.put.push(per(seconds(|| {
+        for i in &order {
+            let i = *i as usize;
+            store.set(key(i), value(i)).expect("set");
+        }
+    })));
+    samples.index_bytes = store.stats().index_bytes as f64 / n as f64;
+
+    let get_order = shuffled(n, seed ^ 1);
+    let from_map = |key: &[u8]| map.read().get(key).map_or(0, |v| sum(v));
+    let from_store =
+        |store: &Store, key: &[u8]| store.get(key).expect("get").map_or(0, |v| sum(&v));
+    samples.get_map.push(per(read_all(n, &get_order, from_map)));
+    samples
+        .get
+        .push(per(read_all(n, &get_order, |key| from_store(&store, key))));
+    samples.miss_map.push(per(seconds(|| {
+        for i in &get_order {
+            assert!(map.read().get(&absent(*i as usize)[..]).is_none());
+        }
+    })));
+    samples.miss.push(per(seconds(|| {
+        for i in &get_order {
+            assert!(store.get(absent(*i as usize)).expect("get").is_none());
+        }
+    })));
+    let mut bytes = 0;
+    let time = seconds(|| {
+        let report = store.verify().expect("verify");
+        assert!(report.damage.is_empty());
+        bytes = report.bytes;
+    });
+    samples.verify_gbs.push(bytes as f64 / time / 1e9);
+    drop(store);
+    let bare = Options::new()
+        .verify_reads(false)
+        .open(dir.path())
+        .expect("the store opens");
+    // Once to touch every page of the fresh map, once to measure.
+    read_all(n, &get_order, |key| from_store(&bare, key));
+    samples
+        .get_unverified
+        .push(per(read_all(n, &get_order, |key| from_store(&bare, key))));
+    drop(bare);
+
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    warm_memory(mib);
+    let store = Store::open(dir.path()).expect("the store opens");
+    samples.put_batch.push(per(seconds(|| {
+        for chunk in order.chunks(1000) {
+            let mut batch = Batch::new();
+            for i in chunk {
+                batch.set(key(*i as usize), value(*i as usize));
+            }
+            store.write(&batch).expect("write");
+        }
+    })));
+}
+
+fn table() {
+    let scale = scale();
+    let mut samples = Samples::default();
+    for n in 0..scale.rounds {
+        round(scale.keys, n as u64 * 2 + 17, &mut samples);
+    }
+    let s = &samples;
+    let keys = scale.keys;
+    println!(
+        "{keys} keys of 16 bytes, values of {VALUE_BYTES}; {} rounds",
+        scale.rounds
+    );
+    println!("{:<34} {:>12}  [     low     high]  vs map", "", "median");
+    println!("{}", row("put: map", &s.put_map, None));
+    println!("{}", row("put: kvs", &s.put, Some(&s.put_map)));
+    println!(
+        "{}",
+        row("put: kvs, batches of 1000", &s.put_batch, Some(&s.put_map))
+    );
+    println!("{}", row("put: bare mapped log", &s.bare, Some(&s.put_map)));
+    println!("{}", row("get: map", &s.get_map, None));
+    println!("{}", row("get: kvs", &s.get, Some(&s.get_map)));
+    println!(
+        "{}",
+        row("get: kvs, unverified", &s.get_unverified, Some(&s.get_map))
+    );
+    println!("{}", row("miss: map", &s.miss_map, None));
+    println!("{}", row("miss: kvs", &s.miss, Some(&s.miss_map)));
+    println!(
+        "verify: {:.2} GB/s, index: {:.1} bytes a key",
+        common::median(&s.verify_gbs),
+        s.index_bytes
+    );
+}
+
+fn single_operations(c: &mut Criterion) {
+    let n = scale().keys.min(100_000);
+    let store = Options::new().open_in_memory().expect("the store opens");
+    for i in 0..n {
+        store.set(key(i), value(i)).expect("set");
+    }
+    let mut at = 0;
+    c.bench_function("get", |b| {
+        b.iter(|| {
+            at = (at + 7919) % n;
+            black_box(store.get(key(at)).expect("get"))
+        });
+    });
+    c.bench_function("get, missing", |b| {
+        b.iter(|| {
+            at = (at + 7919) % n;
+            black_box(store.get(absent(at)).expect("get"))
+        });
+    });
+    c.bench_function("set, overwriting", |b| {
+        b.iter(|| {
+            at = (at + 7919) % n;
+            store.set(key(at), value(at)).expect("set");
+        });
+    });
+}
+
+fn main() {
+    table();
+    let mut criterion = Criterion::default().configure_from_args();
+    single_operations(&mut criterion);
+    criterion.final_summary();
+}
