@@ -295,8 +295,6 @@ pub struct ReadManifest {
     pub end: u64,
     /// Number of the next edit.
     pub next_seq: u64,
-    /// An unfinished edit stands behind the last one: nothing may be appended there.
-    pub torn: bool,
     /// The CLEAN that would hold without that edit.
     pub cancelled: Option<CleanBody>,
 }
@@ -371,7 +369,6 @@ pub fn replay(bytes: &[u8]) -> std::result::Result<ReadManifest, (u64, DecodeErr
         last_clean_at,
         end,
         next_seq,
-        torn,
         cancelled,
     })
 }
@@ -558,15 +555,8 @@ impl<F: Fs> Manifest<F> {
     /// # Errors
     /// After any error nothing more is appended: the caller poisons the store.
     pub fn append(&mut self, fs: &F, edit: &Edit<'_>) -> Result<()> {
-        let fail = |op, source| StorageError::Io {
-            op,
-            path: fs.path_of(name::MANIFEST),
-            source,
-        };
-        if self.failed {
-            let source = std::io::Error::other("an earlier write of the manifest failed");
-            return Err(fail("write the manifest", source));
-        }
+        // Alone and first: an edit must never be durable before the one it follows.
+        self.confirm(fs)?;
         // Applied to a copy first: an edit that contradicts the catalog is a bug of ours, and must
         // not reach the disk.
         let mut next = self.catalog.clone();
@@ -574,25 +564,39 @@ impl<F: Fs> Manifest<F> {
         let mut bytes = vec![0u8; edit.encoded_bytes()];
         edit.encode_into(&mut bytes, self.header.place_key(), self.end, self.next_seq)
             .expect("the buffer has the size the edit asked for");
-        self.failed = true;
-        let write = |from, bytes: &[u8]| {
-            self.file
-                .write_at(from, bytes)
-                .map_err(|e| fail("write the manifest", e))?;
-            self.file
-                .sync_data()
-                .map_err(|e| fail("sync the manifest", e))
-        };
-        // What is in doubt first, and alone: an edit must never be durable before the one it follows.
-        let doubtful = std::mem::take(&mut self.redirty);
-        if !doubtful.is_empty() {
-            write(self.end - doubtful.len() as u64, &doubtful)?;
-        }
-        write(self.end, &bytes)?;
-        self.failed = false;
+        self.write(fs, self.end, &bytes)?;
         self.end += bytes.len() as u64;
         self.next_seq += 1;
         self.catalog = next;
+        Ok(())
+    }
+
+    /// Makes sure that the CLEAN this life began with is durable: to be called before anything is
+    /// done to the segment that it names.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn confirm(&mut self, fs: &F) -> Result<()> {
+        if self.failed {
+            let source = std::io::Error::other("an earlier write of the manifest failed");
+            return Err(io::<F>(fs, "write the manifest")(source));
+        }
+        let doubtful = std::mem::take(&mut self.redirty);
+        match doubtful.is_empty() {
+            true => Ok(()),
+            false => self.write(fs, self.end - doubtful.len() as u64, &doubtful),
+        }
+    }
+
+    fn write(&mut self, fs: &F, from: u64, bytes: &[u8]) -> Result<()> {
+        self.failed = true;
+        self.file
+            .write_at(from, bytes)
+            .map_err(io::<F>(fs, "write the manifest"))?;
+        self.file
+            .sync_data()
+            .map_err(io::<F>(fs, "sync the manifest"))?;
+        self.failed = false;
         Ok(())
     }
 
@@ -798,7 +802,6 @@ mod tests {
         };
         let (bytes, next_seq) = encode_whole(&header, 41, catalog);
         let read = replay(&bytes).unwrap();
-        assert!(!read.torn);
         assert_eq!(read.next_seq, next_seq);
         read.catalog
     }

@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use kvs_format::record::Kind;
 
+use crate::engine::compaction::plan::Mode;
 use crate::engine::config::Config;
 use crate::engine::core::Engine;
 use crate::engine::error::Result;
 use crate::engine::options::Options;
+use crate::engine::report::CompactReport;
 use crate::storage::fs::{Access, Fs};
 use crate::storage::mmap::{Map, MapWriter};
 
@@ -46,6 +48,15 @@ pub fn open<F: Fs>(fs: F, options: &Options, seed: u64) -> Result<Arc<Engine<F>>
 pub type IndexEntry = (Vec<u8>, u64, u64, u64);
 
 impl<F: Fs> Engine<F> {
+    /// Compacts the i-th of the ended segments if bit i of `mask` is set, and no other.
+    ///
+    /// # Errors
+    /// As [`crate::Store::compact`].
+    pub fn compact_subset(&self, mask: u64) -> Result<CompactReport> {
+        let _one = self.compaction.lock();
+        self.compact_locked(Mode::Subset(mask))
+    }
+
     /// Ends the active segment and starts another, as if it had been full.
     ///
     /// # Errors

@@ -243,8 +243,25 @@ impl<F: Fs> Engine<F> {
         })
     }
 
+    /// The CLEAN that names the segment must be durable before the segment's file is changed: without
+    /// it the file may not be shorter than it was allocated.
+    fn confirm_clean(&self) -> Result<()> {
+        let mut manifest = self.manifest.lock();
+        let manifest = manifest.as_mut().ok_or(Error::ReadOnly)?;
+        manifest.confirm(&self.fs).map_err(|error| {
+            self.upkeep.fail();
+            error.into()
+        })
+    }
+
     /// The first write of a life: goes on in the segment of the last clean close.
     pub(crate) fn begin_life(&self, section: &mut Section<F>) -> Result<()> {
+        if section.resumable.is_some()
+            && let Err(error) = self.confirm_clean()
+        {
+            self.poison(section);
+            return Err(error);
+        }
         let Some(resumable) = section.resumable.take() else {
             return Ok(());
         };

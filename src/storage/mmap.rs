@@ -104,18 +104,6 @@ impl Map {
         unsafe { std::slice::from_raw_parts(self.raw.as_ptr().add(offset as usize), len) }
     }
 
-    /// Asks for the pages of `offset..offset + len` to be made writable ahead of the writer.
-    ///
-    /// Only a hint: where it cannot be had, the writer's own faults do the work.
-    pub fn populate(&self, offset: u64, len: u64) {
-        let len = len.min(self.len().saturating_sub(offset));
-        if len > 0 {
-            let _ = self
-                .raw
-                .advise_range(Advice::PopulateWrite, offset as usize, len as usize);
-        }
-    }
-
     /// Tells the kernel how the segment will be used from now on.
     pub fn advise(&self, advice: Advice) {
         let _ = self.raw.advise(advice);

@@ -21,22 +21,25 @@ pub enum Mode {
     Everything,
     /// What is worth its copying: at least a quarter is garbage.
     Worthwhile,
+    /// The i-th segment if bit i is set, whatever it holds: no choice may do harm, and tests try all.
+    #[cfg(feature = "testing")]
+    Subset(u64),
 }
 
 /// The segments to rewrite together, by id.
 pub fn plan(loads: &[Load], mode: Mode) -> Vec<u64> {
-    loads
-        .iter()
-        .filter(|load| {
-            let dead = load.payload - load.live.min(load.payload);
-            match mode {
-                // A segment without any record (cut at its start) goes too.
-                Mode::Everything => dead > 0 || load.payload == 0,
-                Mode::Worthwhile => dead > 0 && dead * 4 >= load.payload,
-            }
-        })
-        .map(|load| load.id)
-        .collect()
+    let chosen = loads.iter().enumerate().filter(|chosen| {
+        let (_i, load) = chosen;
+        let dead = load.payload - load.live.min(load.payload);
+        match mode {
+            // A segment without any record (cut at its start) goes too.
+            Mode::Everything => dead > 0 || load.payload == 0,
+            Mode::Worthwhile => dead > 0 && dead * 4 >= load.payload,
+            #[cfg(feature = "testing")]
+            Mode::Subset(mask) => mask >> (_i % 64) & 1 == 1,
+        }
+    });
+    chosen.map(|(_, load)| load.id).collect()
 }
 
 /// Whether a store with this much data and garbage compacts by itself: garbage outweighs what is

@@ -89,7 +89,7 @@ impl<F: Fs> Engine<F> {
         self.compact_locked(Mode::Everything)
     }
 
-    fn compact_locked(&self, mode: Mode) -> Result<CompactReport> {
+    pub(crate) fn compact_locked(&self, mode: Mode) -> Result<CompactReport> {
         let last = self.end_log_for_compaction()?;
         let (victims, others) = self.choose(mode, last);
         if victims.is_empty() {

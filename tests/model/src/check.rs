@@ -1,0 +1,122 @@
+//! Questions to a store, and between two ways of opening it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use kvs::Options;
+use kvs::testing::sim::{Image, SimFs};
+use kvs::testing::{Engine, open, replay};
+
+use crate::op::{KEYS, key};
+use crate::oracle::differences;
+
+/// All pairs of a store, or of what it should be.
+pub type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// All pairs of a store, by its iterator.
+///
+/// # Errors
+/// The first error of the iterator, or a key that came twice.
+pub fn pairs(engine: &Arc<Engine<SimFs>>) -> Result<Pairs, String> {
+    let mut all = Pairs::new();
+    for pair in engine.pairs().map_err(|e| format!("iterating: {e}"))? {
+        let (key, value) = pair.map_err(|e| format!("iterating: {e}"))?;
+        if all.insert(key.to_vec(), value.to_vec()).is_some() {
+            return Err(format!("the iterator gave {key:?} twice"));
+        }
+    }
+    Ok(all)
+}
+
+/// Every way of reading says `expected`, key by key, and every record is whole.
+///
+/// # Errors
+/// What does not.
+pub fn universe_holds(engine: &Arc<Engine<SimFs>>, expected: &Pairs) -> Result<(), String> {
+    let found = pairs(engine)?;
+    if found != *expected {
+        return Err(differences(expected, &found).join("\n    "));
+    }
+    let mut copy = Vec::new();
+    for id in 0..KEYS {
+        let key = key(id);
+        let want = expected.get(&key);
+        let got = engine.get(&key).map_err(|e| format!("key {id}: {e}"))?;
+        if got.as_deref() != want.map(Vec::as_slice) {
+            return Err(format!("get of key {id} is not what iterating says"));
+        }
+        let there = engine
+            .get_into(&key, &mut copy)
+            .map_err(|e| e.to_string())?;
+        if there.then_some(&copy) != want {
+            return Err(format!("get_into of key {id} is not what get says"));
+        }
+    }
+    if engine.len() < expected.len() as u64 {
+        return Err(format!("len() is {} of {}", engine.len(), expected.len()));
+    }
+    let report = engine.verify().map_err(|e| format!("verify: {e}"))?;
+    match report.damage.is_empty() {
+        true => Ok(()),
+        false => Err(format!("verify found {:?}", report.damage)),
+    }
+}
+
+/// O8, and that reading only changes nothing: opened read-only, with its hints and without, the image
+/// gives the same index and shows `expected`.
+///
+/// # Errors
+/// What differs.
+pub fn images_agree(image: &Image, options: &Options, expected: &Pairs) -> Result<(), String> {
+    let options = options.clone().read_only(true);
+    let mut bare = image.clone();
+    for name in image.names().iter().filter(|name| is_hint(name)) {
+        bare.remove(name);
+    }
+    let mut indexes = Vec::new();
+    for (image, how) in [(image, "with hints"), (&bare, "without hints")] {
+        let fs = SimFs::from_image(image);
+        let engine = open(fs.clone(), &options, 1).map_err(|e| format!("read-only, {how}: {e}"))?;
+        let found = pairs(&engine)?;
+        if found != *expected {
+            let what = differences(expected, &found).join("\n    ");
+            return Err(format!("read-only, {how}: {what}"));
+        }
+        indexes.push(engine.index_entries().map_err(|e| e.to_string())?);
+        drop(engine);
+        if fs.log_len() > 0 {
+            return Err(format!("read-only, {how}: it wrote {:?}", fs.log_lines()));
+        }
+    }
+    match indexes[0] == indexes[1] {
+        true => Ok(()),
+        false => Err("the index from hints is not the index from a scan".to_owned()),
+    }
+}
+
+/// True for the name of a hint file.
+pub(crate) fn is_hint(name: &str) -> bool {
+    name.ends_with(".hint")
+}
+
+/// O11: files that the manifest does not know.
+///
+/// # Errors
+/// If the manifest cannot be read.
+pub fn strays(fs: &SimFs) -> Result<Vec<String>, String> {
+    let names = fs.names();
+    let mut known: BTreeSet<String> = BTreeSet::from(["MANIFEST".to_owned()]);
+    let read = replay(&fs.read("MANIFEST")).map_err(|e| format!("MANIFEST: {e:?}"))?;
+    for id in read.catalog.live.keys() {
+        known.extend(names_of(*id));
+    }
+    Ok(names
+        .into_iter()
+        .filter(|name| !known.contains(name))
+        .collect())
+}
+
+/// The names of a segment's files.
+pub(crate) fn names_of(id: u64) -> [String; 2] {
+    [format!("{id:016x}.seg"), format!("{id:016x}.hint")]
+}

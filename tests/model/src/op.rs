@@ -1,0 +1,240 @@
+//! What can be done to a store, small enough to be made from a few bytes.
+
+use kvs::testing::sim::{Contents, Effect, Errno, Fault, Survive};
+
+/// How many keys there are.
+pub const KEYS: u8 = 32;
+
+/// The key number `id`, modulo [`KEYS`]: short ones, and a few that are at the limits.
+pub fn key(id: u8) -> Vec<u8> {
+    match id % KEYS {
+        0 => Vec::new(),
+        31 => vec![0; 24],
+        30 => vec![b'x'; 65_535],
+        29 => vec![b'y'; 4_000],
+        28 => vec![b'z'; 300],
+        id => format!("key-{id:02}").into_bytes(),
+    }
+}
+
+/// What a value is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fill {
+    /// The number of the operation, then a pattern of it: no two values are equal.
+    Unique,
+    /// Zeros: what lost sectors read as.
+    Zero,
+    /// Bytes of one of the store's own files, so that whole valid records stand inside a value.
+    Forged {
+        /// Which file.
+        file: u8,
+        /// From where, in units of 8 bytes.
+        from: u16,
+    },
+}
+
+/// A value to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ValueSpec {
+    /// Its length.
+    pub len: u32,
+    /// Its bytes.
+    pub fill: Fill,
+}
+
+/// Which failure of a call of the file system to inject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Strike {
+    /// The k-th call from now.
+    pub k: u16,
+    /// How it fails.
+    pub fault: Fault,
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Sets a key.
+    Set {
+        /// Number of the key.
+        key: u8,
+        /// Value.
+        value: ValueSpec,
+    },
+    /// Sets a key to a value that has expired long ago, or never will.
+    SetExpiring {
+        /// Number of the key.
+        key: u8,
+        /// Value.
+        value: ValueSpec,
+        /// It has expired.
+        past: bool,
+    },
+    /// Removes a key.
+    Remove {
+        /// Number of the key.
+        key: u8,
+    },
+    /// Sets and removes at once.
+    Batch(Vec<(u8, Option<ValueSpec>)>),
+    /// Makes everything durable.
+    Flush,
+    /// Ends the active segment.
+    Rotate,
+    /// Compacts.
+    Compact,
+    /// Compacts some segments and not others.
+    CompactSome {
+        /// The i-th segment if bit i is set.
+        mask: u8,
+    },
+    /// Checks every key and every record.
+    Check,
+    /// Closes, opens.
+    Reopen,
+    /// The process is killed, and the store opened again by another.
+    Kill,
+    /// The power is cut.
+    Crash {
+        /// Behind the last but `back` recorded operation.
+        back: u16,
+        /// What survives.
+        survive: Survive,
+    },
+    /// A hint file vanishes.
+    DropHint {
+        /// Which one.
+        which: u8,
+    },
+    /// A bit of a hint file flips.
+    DamageHint {
+        /// Which one.
+        which: u8,
+        /// Which byte, modulo its length.
+        at: u16,
+        /// Which bit.
+        bit: u8,
+    },
+    /// A call is going to fail.
+    Fail(Strike),
+}
+
+/// Takes operations from arbitrary bytes.
+struct Bytes<'a, 'b>(&'a mut &'b [u8]);
+
+impl Bytes<'_, '_> {
+    fn u8(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        *self.0 = rest;
+        Some(*first)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        Some(u16::from_le_bytes([self.u8()?, self.u8()?]))
+    }
+
+    fn value(&mut self) -> Option<ValueSpec> {
+        let shape = self.u8()?;
+        let len = match shape % 16 {
+            0 => 0,
+            // Larger than a segment: it gets one of its own.
+            1 => 70_000,
+            2..=4 => u32::from(self.u16()?) % 20_000,
+            _ => u32::from(self.u8()?),
+        };
+        let fill = match shape / 16 % 8 {
+            0 => Fill::Zero,
+            1 | 2 => Fill::Forged {
+                file: self.u8()?,
+                from: self.u16()?,
+            },
+            _ => Fill::Unique,
+        };
+        Some(ValueSpec { len, fill })
+    }
+}
+
+impl Op {
+    /// Takes one operation from the front of `bytes`; `None` if there are too few left.
+    pub fn decode(bytes: &mut &[u8]) -> Option<Self> {
+        let mut bytes = Bytes(bytes);
+        let tag = bytes.u8()?;
+        Some(match tag % 64 {
+            0..=27 => Self::Set {
+                key: bytes.u8()?,
+                value: bytes.value()?,
+            },
+            28 | 29 => Self::SetExpiring {
+                key: bytes.u8()?,
+                value: bytes.value()?,
+                past: tag >= 128,
+            },
+            30..=37 => Self::Remove { key: bytes.u8()? },
+            38..=42 => {
+                let count = bytes.u8()? % 6;
+                let mut writes = Vec::new();
+                for _ in 0..count {
+                    let id = bytes.u8()?;
+                    let value = match id >= 192 {
+                        true => None,
+                        false => Some(bytes.value()?),
+                    };
+                    writes.push((id, value));
+                }
+                Self::Batch(writes)
+            }
+            43..=45 => Self::Flush,
+            46 | 47 => Self::Rotate,
+            48 => Self::Compact,
+            49 => Self::CompactSome { mask: bytes.u8()? },
+            50 => Self::Check,
+            51..=53 => Self::Reopen,
+            54 | 55 => Self::Kill,
+            56..=58 => Self::Crash {
+                back: bytes.u16()? % 256,
+                survive: match bytes.u8()? {
+                    0..=31 => Survive::SyncedOnly,
+                    32..=63 => Survive::Everything,
+                    64..=95 => Survive::Names {
+                        mask: u64::from(bytes.u16()?),
+                        contents: Contents::Synced,
+                    },
+                    96..=127 => Survive::Names {
+                        mask: u64::from(bytes.u16()?),
+                        contents: Contents::Latest,
+                    },
+                    _ => Survive::Mix {
+                        seed: u64::from(bytes.u16()?),
+                    },
+                },
+            },
+            59 => Self::DropHint { which: bytes.u8()? },
+            60 => Self::DamageHint {
+                which: bytes.u8()?,
+                at: bytes.u16()?,
+                bit: bytes.u8()? % 8,
+            },
+            _ => {
+                let kind = bytes.u8()?;
+                let errno = match kind & 1 {
+                    0 => Errno::IO,
+                    _ => Errno::NOSPC,
+                };
+                let fault = match kind & 2 {
+                    0 => Fault::once(errno),
+                    _ => Fault::forever(errno),
+                };
+                let effect = [Effect::None, Effect::Half, Effect::Whole, Effect::None];
+                Self::Fail(Strike {
+                    k: u16::from(bytes.u8()?) % 96,
+                    fault: fault.after(effect[usize::from(kind >> 2) % 4]),
+                })
+            }
+        })
+    }
+
+    /// All the operations that `bytes` hold.
+    pub fn decode_all(mut bytes: &[u8]) -> Vec<Self> {
+        std::iter::from_fn(|| Self::decode(&mut bytes)).collect()
+    }
+}

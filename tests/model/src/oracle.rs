@@ -1,0 +1,254 @@
+//! What the store was told, in the order in which it was told, and so what it may say.
+//!
+//! The state after n commits is known by a hash alone, so that asking which prefix of the commits a
+//! store shows costs as many comparisons as there are candidates.
+
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{Hash, Hasher};
+use std::ops::RangeInclusive;
+
+use crate::check::Pairs;
+
+/// A key and its new value; `None` if it was removed.
+pub type Write = (Vec<u8>, Option<Vec<u8>>);
+
+#[derive(Clone, Debug)]
+struct Commit {
+    writes: Vec<Write>,
+    /// Where the record of the disk was when it began.
+    begun: usize,
+}
+
+/// The commits, what was promised of them, what is in doubt.
+#[derive(Clone, Debug)]
+pub struct Oracle {
+    /// State before the first commit; durable.
+    base: Pairs,
+    commits: Vec<Commit>,
+    /// Hash of the state after the first i commits.
+    states: Vec<u64>,
+    current: Pairs,
+    /// From this place in the record of the disk on, that many commits are durable.
+    promises: Vec<(usize, usize)>,
+    /// Commits that failed behind the last good one. At most one of them is there.
+    doubtful: Vec<Commit>,
+    /// Hashes of all pairs ever written.
+    written: HashSet<u64>,
+}
+
+impl Default for Oracle {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn hash_of(key: &[u8], value: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (key, value).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// A hash of a whole state, which can be kept up to date: the order of the pairs does not matter.
+fn hash_all(pairs: &Pairs) -> u64 {
+    pairs.iter().fold(0u64, |sum, (key, value)| {
+        sum.wrapping_add(hash_of(key, value))
+    })
+}
+
+fn apply(pairs: &mut Pairs, writes: &[Write]) {
+    for (key, value) in writes {
+        match value {
+            Some(value) => pairs.insert(key.clone(), value.clone()),
+            None => pairs.remove(key),
+        };
+    }
+}
+
+impl Oracle {
+    /// Of an empty store.
+    pub fn new() -> Self {
+        Self {
+            base: Pairs::new(),
+            commits: Vec::new(),
+            states: vec![0],
+            current: Pairs::new(),
+            promises: vec![(0, 0)],
+            doubtful: Vec::new(),
+            written: HashSet::new(),
+        }
+    }
+
+    /// What the store must show.
+    pub fn current(&self) -> &Pairs {
+        &self.current
+    }
+
+    /// How many commits there are.
+    pub fn commits(&self) -> usize {
+        self.commits.len()
+    }
+
+    /// Takes note of a commit that was acknowledged, and began when the disk had recorded `begun`
+    /// operations. What failed before it is not there: its LSN would be above.
+    pub fn commit(&mut self, begun: usize, writes: Vec<Write>) {
+        self.doubtful.clear();
+        let mut hash = self.states.last().copied().unwrap_or(0);
+        for (key, value) in &writes {
+            let old = match value {
+                Some(value) => {
+                    let new = hash_of(key, value);
+                    self.written.insert(new);
+                    hash = hash.wrapping_add(new);
+                    self.current.insert(key.clone(), value.clone())
+                }
+                None => self.current.remove(key),
+            };
+            if let Some(old) = old {
+                hash = hash.wrapping_sub(hash_of(key, &old));
+            }
+        }
+        self.states.push(hash);
+        self.commits.push(Commit { writes, begun });
+    }
+
+    /// Takes note of a commit that failed with its outcome unknown.
+    pub fn doubt(&mut self, begun: usize, writes: Vec<Write>) {
+        for (key, value) in &writes {
+            if let Some(value) = value {
+                self.written.insert(hash_of(key, value));
+            }
+        }
+        self.doubtful.push(Commit { writes, begun });
+    }
+
+    /// Everything so far is durable, if the disk is cut behind its first `at` operations or later.
+    pub fn promise(&mut self, at: usize) {
+        self.promises.push((at, self.commits.len()));
+    }
+
+    /// How many commits may have survived a cut behind the first `cut` operations.
+    pub fn survivors(&self, cut: usize) -> RangeInclusive<usize> {
+        let promised = self.promises.iter().filter(|(at, _)| *at <= cut);
+        let least = promised.map(|(_, n)| *n).max().unwrap_or(0);
+        let most = self.commits.partition_point(|commit| commit.begun < cut);
+        least..=most.max(least)
+    }
+
+    /// How many commits of those that may have survived the cut make up exactly `found`: the most,
+    /// if there is a choice.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn survived(&self, cut: usize, found: &Pairs) -> Result<usize, String> {
+        let range = self.survivors(cut);
+        let hash = hash_all(found);
+        if *range.end() == self.commits.len() && self.doubted(cut, hash) {
+            return Ok(self.commits.len() + 1);
+        }
+        let Some(n) = range.clone().rev().find(|n| self.states[*n] == hash) else {
+            return Err(self.explain(range, found));
+        };
+        Ok(n)
+    }
+
+    /// True if `hash` is that of all commits and one of the doubtful ones.
+    fn doubted(&self, cut: usize, hash: u64) -> bool {
+        self.doubt_that_gives(cut, hash).is_some()
+    }
+
+    fn doubt_that_gives(&self, cut: usize, hash: u64) -> Option<&Commit> {
+        self.doubtful.iter().find(|commit| {
+            let mut pairs = self.current.clone();
+            apply(&mut pairs, &commit.writes);
+            commit.begun < cut && hash_all(&pairs) == hash
+        })
+    }
+
+    /// The store was opened again without a cut: it must show everything acknowledged, and of what
+    /// failed at most one whole operation. All of that is durable from the place `at` on.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn reopened(&mut self, found: &Pairs, at: usize) -> Result<(), String> {
+        if *found != self.current {
+            let Some(commit) = self.doubt_that_gives(usize::MAX, hash_all(found)).cloned() else {
+                let n = self.commits.len();
+                return Err(self.explain(n..=n, found));
+            };
+            self.commit(commit.begun, commit.writes);
+        }
+        self.doubtful.clear();
+        self.promise(at);
+        Ok(())
+    }
+
+    /// The store was opened on what a cut left, which is `found`: that is where everything goes on,
+    /// with a new record of the disk.
+    pub fn restarted(&mut self, found: &Pairs) {
+        self.base = found.clone();
+        self.current = found.clone();
+        self.states = vec![hash_all(found)];
+        self.commits.clear();
+        self.promises = vec![(0, 0)];
+        self.doubtful.clear();
+    }
+
+    /// True if this value was once written to this key.
+    pub fn was_written(&self, key: &[u8], value: &[u8]) -> bool {
+        self.written.contains(&hash_of(key, value))
+    }
+
+    /// The state after the first `n` commits.
+    pub fn state(&self, n: usize) -> Pairs {
+        let mut pairs = self.base.clone();
+        for commit in &self.commits[..n] {
+            apply(&mut pairs, &commit.writes);
+        }
+        pairs
+    }
+
+    fn explain(&self, range: RangeInclusive<usize>, found: &Pairs) -> String {
+        let mut text = format!(
+            "the state is none of those after {} to {} of {} commits",
+            range.start(),
+            range.end(),
+            self.commits.len()
+        );
+        let hash = hash_all(found);
+        if let Some(n) = self.states.iter().rposition(|state| *state == hash) {
+            text += &format!("; it is that after {n}");
+        }
+        let nearest = range.min_by_key(|n| differences(&self.state(*n), found).len());
+        if let Some(n) = nearest {
+            text += &format!("; compared with that after {n}:");
+            for line in differences(&self.state(n), found).iter().take(12) {
+                text += &format!("\n    {line}");
+            }
+        }
+        text
+    }
+}
+
+/// What differs, one line per key.
+pub(crate) fn differences(expected: &Pairs, found: &Pairs) -> Vec<String> {
+    let show = |pairs: &BTreeMap<Vec<u8>, Vec<u8>>, key: &[u8]| match pairs.get(key) {
+        None => "nothing".to_owned(),
+        Some(value) => format!(
+            "{} bytes starting {:02x?}",
+            value.len(),
+            &value[..value.len().min(8)]
+        ),
+    };
+    let mut keys: Vec<&Vec<u8>> = expected.keys().chain(found.keys()).collect();
+    keys.sort();
+    keys.dedup();
+    keys.into_iter()
+        .filter(|key| expected.get(*key) != found.get(*key))
+        .map(|key| {
+            let name = String::from_utf8_lossy(&key[..key.len().min(16)]).into_owned();
+            let (expected, found) = (show(expected, key), show(found, key));
+            format!("{name:?}: expected {expected}, found {found}")
+        })
+        .collect()
+}

@@ -1,0 +1,617 @@
+//! Does operations to a real engine on a simulated disk, and asks the oracle after each of them.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use kvs::testing::sim::{Change, Crash, Image, Outcome, SimFs, Survive};
+use kvs::testing::{Access, Engine, Fs, FsFile, open};
+use kvs::{Batch, Durability, Error, Options};
+
+use crate::check::{Pairs, images_agree, is_hint, pairs, strays, universe_holds};
+use crate::op::{Fill, Op, ValueSpec, key};
+use crate::oracle::{Oracle, Write};
+
+/// How the store is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setup {
+    /// When a write returns.
+    pub durability: Durability,
+    /// Records are written by `pwrite`, not through the map.
+    pub write_path: bool,
+    /// Where salts come from.
+    pub seed: u64,
+}
+
+impl Setup {
+    /// The smallest segments there are, and nothing that happens by itself.
+    pub fn options(&self) -> Options {
+        Options::new()
+            .durability(self.durability)
+            .force_write_path(self.write_path)
+            .auto_compact(false)
+            .shard_bits(2)
+            .segment_bytes(64 << 10)
+    }
+}
+
+/// What is wrong, and after which operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Number of the operation, from 0.
+    pub step: usize,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "operation {}: {}", self.step, self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// What a run did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Operations.
+    pub ops: u64,
+    /// Times the store was opened.
+    pub opens: u64,
+    /// Power cuts.
+    pub cuts: u64,
+    /// Operations that failed because a call was made to.
+    pub failed: u64,
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.ops += other.ops;
+        self.opens += other.opens;
+        self.cuts += other.cuts;
+        self.failed += other.failed;
+    }
+}
+
+/// Does `ops` to a new store, closes it and opens it a last time.
+///
+/// # Errors
+/// The first thing that the store must not do.
+pub fn run(ops: &[Op], setup: &Setup) -> Result<Tally, Failure> {
+    let mut runner = Runner::new(*setup)?;
+    for op in ops {
+        runner.apply(op)?;
+    }
+    runner.apply(&Op::Reopen)?;
+    runner.apply(&Op::Check)?;
+    Ok(runner.tally)
+}
+
+/// The shortest list to be had from `ops` by leaving out operations that still fails, and how. Of no
+/// use on a list that does not fail.
+pub fn shrunk(ops: &[Op], setup: &Setup) -> (Vec<Op>, Option<Failure>) {
+    let mut best = ops.to_vec();
+    let mut failure = run(ops, setup).err();
+    if let Some(failure) = &failure {
+        best.truncate(failure.step + 1);
+    }
+    let mut chunk = best.len().div_ceil(2);
+    while chunk > 0 {
+        let mut at = 0;
+        while at < best.len() {
+            let mut shorter = best.clone();
+            shorter.drain(at..(at + chunk).min(best.len()));
+            match run(&shorter, setup) {
+                Err(shown) => (best, failure) = (shorter, Some(shown)),
+                Ok(_) => at += chunk,
+            }
+        }
+        chunk /= 2;
+    }
+    (best, failure)
+}
+
+/// A store, its disk, and the oracle.
+pub struct Runner {
+    setup: Setup,
+    fs: SimFs,
+    engine: Option<Arc<Engine<SimFs>>>,
+    oracle: Oracle,
+    tally: Tally,
+    /// Grows with every value.
+    sequence: u64,
+    /// Place in the disk's record up to which failed syncs were looked for.
+    looked: usize,
+    /// A sync has failed since the store was opened.
+    sync_failed: bool,
+    /// A call has failed since the store was opened.
+    troubled: bool,
+}
+
+impl Runner {
+    /// An empty store.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn new(setup: Setup) -> Result<Self, Failure> {
+        Self::over(setup, SimFs::new())
+    }
+
+    /// An empty store on a disk that may have faults planned.
+    ///
+    /// # Errors
+    /// If it cannot be opened although no call failed.
+    pub fn over(setup: Setup, fs: SimFs) -> Result<Self, Failure> {
+        let mut runner = Self {
+            setup,
+            fs,
+            engine: None,
+            oracle: Oracle::new(),
+            tally: Tally::default(),
+            sequence: 0,
+            looked: 0,
+            sync_failed: false,
+            troubled: false,
+        };
+        let opened = runner.open().and_then(|()| runner.same());
+        opened.map_err(|message| Failure { step: 0, message })?;
+        Ok(runner)
+    }
+
+    /// Its disk.
+    pub fn fs(&self) -> &SimFs {
+        &self.fs
+    }
+
+    /// What it was told.
+    pub fn oracle(&self) -> &Oracle {
+        &self.oracle
+    }
+
+    /// What was done so far.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// The open store.
+    ///
+    /// # Panics
+    /// If an earlier operation failed.
+    pub fn engine(&self) -> &Arc<Engine<SimFs>> {
+        self.engine
+            .as_ref()
+            .expect("nothing is done after a failure")
+    }
+
+    /// Does one operation.
+    ///
+    /// # Errors
+    /// What the store did that it must not do.
+    pub fn apply(&mut self, op: &Op) -> Result<(), Failure> {
+        let step = self.tally.ops as usize;
+        self.tally.ops += 1;
+        let done = self.step(op);
+        done.map_err(|message| Failure {
+            step,
+            message: format!("{op:?}: {message}"),
+        })
+    }
+
+    fn step(&mut self, op: &Op) -> Result<(), String> {
+        match op {
+            Op::Set { key: id, value } => {
+                let (key, value) = (key(*id), self.value(*value));
+                let write = vec![(key.clone(), Some(value.clone()))];
+                self.write(write, |engine| engine.set(&key, &value))
+            }
+            Op::SetExpiring {
+                key: id,
+                value,
+                past,
+            } => {
+                let (key, value) = (key(*id), self.value(*value));
+                let at = if *past { 1 } else { u64::MAX };
+                let write = vec![(key.clone(), (!past).then(|| value.clone()))];
+                self.write(write, |engine| engine.set_expiring(&key, &value, at))
+            }
+            Op::Remove { key: id } => {
+                let key = key(*id);
+                let there = self.oracle.current().contains_key(&key);
+                let mut answer = there;
+                let write = vec![(key.clone(), None)];
+                self.write(write, |engine| {
+                    engine.remove(&key).map(|found| answer = found)
+                })?;
+                match answer == there {
+                    true => Ok(()),
+                    false => Err(format!("remove said {answer}")),
+                }
+            }
+            Op::Batch(writes) => {
+                let mut batch = Batch::new();
+                let mut told: Vec<Write> = Vec::new();
+                for (id, value) in writes {
+                    let (key, value) = (key(*id), value.map(|value| self.value(value)));
+                    match &value {
+                        Some(value) => batch.set(&key, value),
+                        None => batch.remove(&key),
+                    };
+                    told.push((key, value));
+                }
+                self.write(told, |engine| engine.write(&batch))
+            }
+            Op::Flush => self.promise(|engine| engine.flush()),
+            Op::Rotate => self.effectless(|engine| engine.rotate_now()).map(|_| ()),
+            Op::Compact => {
+                self.promise(|engine| engine.compact().map(|_| ()))?;
+                self.same()
+            }
+            Op::CompactSome { mask } => {
+                let mask = u64::from(*mask);
+                self.promise(|engine| engine.compact_subset(mask).map(|_| ()))?;
+                self.same()
+            }
+            Op::Check => self.check(),
+            Op::Reopen => self.reopen(),
+            Op::Kill => {
+                self.engine = None;
+                self.fs.clear_faults();
+                self.open()?;
+                self.recovered()
+            }
+            Op::Crash { back, survive } => {
+                let len = self.fs.log_len();
+                let cut = len - usize::from(*back).min(len);
+                let image = self.fs.image(cut, *survive);
+                let disk = self.fs.clone();
+                self.crash(cut, &image).map_err(|message| {
+                    let lines = disk.log_lines()[..cut].join("\n");
+                    format!("{message}\n  cut {cut} of {len}; the disk had recorded:\n{lines}")
+                })
+            }
+            Op::DropHint { which } => {
+                if let Some(name) = self.hint(*which) {
+                    let _ = self.fs.unlink(&name);
+                }
+                Ok(())
+            }
+            Op::DamageHint { which, at, bit } => {
+                if let Some(name) = self.hint(*which) {
+                    self.flip(&name, *at, *bit);
+                }
+                Ok(())
+            }
+            Op::Fail(strike) => {
+                self.note_calls();
+                self.fs.fail_at(u64::from(strike.k), strike.fault);
+                Ok(())
+            }
+        }
+    }
+
+    /// The bytes of the next value.
+    fn value(&mut self, spec: ValueSpec) -> Vec<u8> {
+        self.sequence += 1;
+        let len = spec.len as usize;
+        match spec.fill {
+            Fill::Zero => vec![0; len],
+            Fill::Unique => {
+                let mut bytes = self.sequence.to_be_bytes().repeat(len / 8 + 1);
+                bytes.truncate(len);
+                bytes
+            }
+            Fill::Forged { file, from } => {
+                let names = self.fs.names();
+                let mut bytes = match names.is_empty() {
+                    true => Vec::new(),
+                    false => self.fs.read(&names[usize::from(file) % names.len()]),
+                };
+                let from = usize::from(from) * 8 % bytes.len().max(1);
+                bytes.drain(..from);
+                bytes.resize(len, 0);
+                bytes
+            }
+        }
+    }
+
+    fn hint(&self, which: u8) -> Option<String> {
+        let mut names = self.fs.names();
+        names.retain(|name| is_hint(name));
+        let which = usize::from(which).checked_rem(names.len())?;
+        Some(names.swap_remove(which))
+    }
+
+    /// Best effort: the calls it makes may be the ones that fail.
+    fn flip(&self, name: &str, at: u16, bit: u8) {
+        let Ok(file) = self.fs.open(name, Access::ReadWrite) else {
+            return;
+        };
+        let Ok(len) = file.len() else { return };
+        let Some(at) = u64::from(at).checked_rem(len) else {
+            return;
+        };
+        let mut byte = [0];
+        if file.read_at(at, &mut byte).is_ok() {
+            byte[0] ^= 1 << (bit % 8);
+            let _ = file.write_at(at, &byte);
+        }
+    }
+
+    /// Remembers what the plan made fail before another takes its place.
+    fn note_calls(&mut self) {
+        self.troubled |= self.fs.fired() > 0;
+    }
+
+    /// True if an error is nobody's fault but the test's.
+    fn excused(&mut self, error: &Error) -> Result<(), String> {
+        self.note_calls();
+        self.tally.failed += 1;
+        let typed = matches!(
+            error,
+            Error::Io { .. } | Error::DiskFull { .. } | Error::Poisoned
+        );
+        match self.troubled && typed {
+            true => Ok(()),
+            false => Err(format!("unexpected error: {error} ({error:?})")),
+        }
+    }
+
+    /// Looks for syncs that failed since it last looked; true if there were any.
+    fn failed_syncs(&mut self) -> bool {
+        self.note_calls();
+        let len = self.fs.log_len();
+        if !self.troubled || self.looked == len {
+            self.looked = len;
+            return false;
+        }
+        let log = self.fs.log();
+        let new = log[self.looked..].iter().any(|op| {
+            let is_sync = matches!(op.change, Change::SyncData { .. } | Change::SyncDir);
+            is_sync && op.outcome != Outcome::Done
+        });
+        self.looked = len;
+        self.sync_failed |= new;
+        new
+    }
+
+    /// Something that writes pairs.
+    fn write(
+        &mut self,
+        writes: Vec<Write>,
+        act: impl FnOnce(&Engine<SimFs>) -> kvs::Result<()>,
+    ) -> Result<(), String> {
+        let keys: BTreeSet<Vec<u8>> = writes.iter().map(|(key, _)| key.clone()).collect();
+        let begun = self.fs.log_len();
+        let sync = self.setup.durability == Durability::Sync;
+        let was_refusing = self.sync_failed;
+        let result = act(self.engine());
+        let failed_now = self.failed_syncs();
+        let wrote = self.fs.log_len() > begun;
+        match result {
+            Ok(()) if was_refusing && wrote => {
+                return Err("it accepted a write after a sync had failed".to_owned());
+            }
+            Ok(()) if sync && failed_now => {
+                return Err("it acknowledged a write whose sync failed".to_owned());
+            }
+            // Removing what is not there, or a batch of nothing.
+            Ok(()) if !wrote => {}
+            Ok(()) => {
+                self.oracle.commit(begun, writes);
+                if sync {
+                    self.oracle.promise(self.fs.log_len());
+                }
+            }
+            Err(error) => {
+                self.excused(&error)?;
+                if matches!(error, Error::Io { .. }) {
+                    self.oracle.doubt(begun, writes);
+                }
+            }
+        }
+        keys.iter().try_for_each(|key| self.look_at(key))
+    }
+
+    /// A key shows its newest acknowledged value, or the store refuses to tell after a failure.
+    fn look_at(&self, key: &[u8]) -> Result<(), String> {
+        match self.engine().get(key) {
+            Ok(found) if found.as_deref() == self.oracle.current().get(key).map(Vec::as_slice) => {
+                Ok(())
+            }
+            Ok(found) => Err(format!(
+                "afterwards {:?} has {:02x?}",
+                String::from_utf8_lossy(&key[..key.len().min(16)]),
+                found.as_deref().map(|value| &value[..value.len().min(16)]),
+            )),
+            Err(Error::Poisoned) if self.troubled => Ok(()),
+            Err(error) => Err(format!("get: {error}")),
+        }
+    }
+
+    /// Something that changes no pair. True if it succeeded.
+    fn effectless(
+        &mut self,
+        act: impl FnOnce(&Engine<SimFs>) -> kvs::Result<()>,
+    ) -> Result<bool, String> {
+        let result = act(self.engine());
+        self.failed_syncs();
+        match result {
+            Ok(()) => Ok(true),
+            Err(error) => self.excused(&error).map(|()| false),
+        }
+    }
+
+    /// Something after whose success everything is durable.
+    fn promise(
+        &mut self,
+        act: impl FnOnce(&Engine<SimFs>) -> kvs::Result<()>,
+    ) -> Result<(), String> {
+        if self.effectless(act)? {
+            if self.sync_failed {
+                return Err("it made a promise although a sync had failed".to_owned());
+            }
+            self.oracle.promise(self.fs.log_len());
+        }
+        Ok(())
+    }
+
+    /// The open store shows what it must.
+    fn same(&mut self) -> Result<(), String> {
+        self.note_calls();
+        let found = match self.engine().pairs() {
+            Err(Error::Poisoned) if self.troubled => return Ok(()),
+            _ => pairs(self.engine())?,
+        };
+        match found == *self.oracle.current() {
+            true => Ok(()),
+            false => Err(crate::oracle::differences(self.oracle.current(), &found).join("\n    ")),
+        }
+    }
+
+    fn check(&mut self) -> Result<(), String> {
+        self.note_calls();
+        if self.troubled {
+            return self.same();
+        }
+        let held = universe_holds(self.engine(), self.oracle.current());
+        self.note_calls();
+        match self.troubled {
+            // Reading by call failed, as it was made to; reading the map must not.
+            true => self.same(),
+            false => held,
+        }
+    }
+
+    fn reopen(&mut self) -> Result<(), String> {
+        let closed = self.effectless(|engine| engine.close())?;
+        if closed && self.sync_failed {
+            return Err("it closed cleanly although a sync had failed".to_owned());
+        }
+        self.engine = None;
+        if closed {
+            self.oracle.promise(self.fs.log_len());
+            let image = self.fs.snapshot();
+            images_agree(&image, &self.setup.options(), self.oracle.current())?;
+        }
+        self.open()?;
+        self.recovered()
+    }
+
+    /// After opening the same disk again.
+    fn recovered(&mut self) -> Result<(), String> {
+        let found = pairs(self.engine())?;
+        let at = self.fs.log_len();
+        self.oracle.reopened(&found, at)?;
+        self.tidy()
+    }
+
+    /// Opens; if a call failed, once more without.
+    fn open(&mut self) -> Result<(), String> {
+        let options = self.setup.options();
+        let engine = match self.open_once(&options) {
+            Ok(engine) => engine,
+            Err(error) => {
+                self.excused(&error)?;
+                self.fs.clear_faults();
+                self.open_once(&options)
+                    .map_err(|e| format!("opening after {error}: {e}"))?
+            }
+        };
+        self.engine = Some(engine);
+        self.looked = self.fs.log_len();
+        self.sync_failed = false;
+        self.troubled = false;
+        Ok(())
+    }
+
+    fn open_once(&mut self, options: &Options) -> kvs::Result<Arc<Engine<SimFs>>> {
+        self.tally.opens += 1;
+        // Salts of two lives must differ, those of two runs must not.
+        let seed = self.setup.seed.wrapping_mul(1 << 40) + (self.tally.opens << 16);
+        open(self.fs.clone(), options, seed)
+    }
+
+    /// Goes on with what a cut behind the first `cut` recorded operations left.
+    fn crash(&mut self, cut: usize, image: &Image) -> Result<(), String> {
+        self.tally.cuts += 1;
+        self.engine = None;
+        self.fs = SimFs::from_image(image);
+        let options = self.setup.options();
+        let engine = self.open_once(&options);
+        let engine = engine.map_err(|error| format!("opening the image: {error}"))?;
+        let found = pairs(&engine)?;
+        self.engine = Some(engine);
+        let n = self.oracle.survived(cut, &found)?;
+        debug_assert!(n <= self.oracle.commits() + 1);
+        self.oracle.restarted(&found);
+        self.looked = 0;
+        self.sync_failed = false;
+        self.troubled = false;
+        // O6 and O8: what is there now, opened again in any way, is the same.
+        images_agree(&self.fs.snapshot(), &options, &found)?;
+        images_agree(image, &options, &found)?;
+        self.tidy()
+    }
+
+    /// O11, unless a failure may have kept it from tidying up.
+    fn tidy(&self) -> Result<(), String> {
+        let strays = strays(&self.fs)?;
+        match strays.is_empty() {
+            true => Ok(()),
+            false => Err(format!("left over: {strays:?}")),
+        }
+    }
+
+    /// A power cut anywhere in that part of the disk's record leaves a state that may have survived it.
+    ///
+    /// # Errors
+    /// What it leaves instead.
+    pub fn survives(
+        &self,
+        cuts: RangeInclusive<usize>,
+        survivals: &[Survive],
+    ) -> Result<(), String> {
+        let mut replay = self.fs.replay();
+        replay.advance_to(*cuts.start());
+        let mut seen: HashMap<u64, Pairs> = HashMap::new();
+        loop {
+            for survive in survivals {
+                let crash = Crash {
+                    cut: replay.cut(),
+                    survive: *survive,
+                };
+                let image = replay.image(*survive);
+                self.judge(crash, &image, &mut seen).map_err(|what| {
+                    format!("{crash}: {what}\n{}", self.fs.log_lines().join("\n"))
+                })?;
+            }
+            if replay.cut() >= *cuts.end() || !replay.advance() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn judge(
+        &self,
+        crash: Crash,
+        image: &Image,
+        seen: &mut HashMap<u64, Pairs>,
+    ) -> Result<(), String> {
+        let found = match seen.entry(image.digest()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let engine = open(
+                    SimFs::from_image(image),
+                    &self.setup.options(),
+                    u64::MAX / 2,
+                )
+                .map_err(|error| format!("it does not open: {error}"))?;
+                new.insert(pairs(&engine)?)
+            }
+        };
+        self.oracle.survived(crash.cut, found).map(|_| ())
+    }
+}

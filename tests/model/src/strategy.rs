@@ -1,0 +1,102 @@
+//! Random operations, weighted towards what has broken stores of this kind before: overwriting and
+//! removing few keys, compacting, rotating, stopping in all manners.
+
+use kvs::Durability;
+use kvs::testing::sim::{Contents, Effect, Errno, Fault, Survive};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use crate::op::{Fill, Op, Strike, ValueSpec};
+use crate::runner::Setup;
+
+fn key_id() -> impl Strategy<Value = u8> {
+    prop_oneof![
+        20 => 1u8..8,
+        10 => 0u8..28,
+        2 => 28u8..30,
+        1 => 30u8..32,
+    ]
+}
+
+fn value() -> impl Strategy<Value = ValueSpec> {
+    let len = prop_oneof![
+        12 => 0u32..200,
+        4 => 200u32..3_000,
+        2 => 3_000u32..20_000,
+    ];
+    let fill = prop_oneof![
+        10 => Just(Fill::Unique),
+        1 => Just(Fill::Zero),
+        1 => (any::<u8>(), any::<u16>()).prop_map(|(file, from)| Fill::Forged { file, from }),
+    ];
+    let common = (len, fill).prop_map(|(len, fill)| ValueSpec { len, fill });
+    let huge = Just(ValueSpec {
+        len: 70_000,
+        fill: Fill::Unique,
+    });
+    prop_oneof![80 => common, 1 => huge]
+}
+
+fn survive() -> impl Strategy<Value = Survive> {
+    let contents = prop_oneof![Just(Contents::Synced), Just(Contents::Latest)];
+    prop_oneof![
+        1 => Just(Survive::SyncedOnly),
+        1 => Just(Survive::Everything),
+        4 => any::<u16>().prop_map(|seed| Survive::Mix { seed: u64::from(seed) }),
+        2 => (any::<u64>(), contents).prop_map(|(mask, contents)| Survive::Names { mask, contents }),
+    ]
+}
+
+fn strike() -> impl Strategy<Value = Strike> {
+    let errno = prop_oneof![Just(Errno::IO), Just(Errno::NOSPC)];
+    let effect = prop_oneof![Just(Effect::None), Just(Effect::Half), Just(Effect::Whole)];
+    (0u16..96, errno, effect, any::<bool>()).prop_map(|(k, errno, effect, forever)| {
+        let fault = match forever {
+            true => Fault::forever(errno),
+            false => Fault::once(errno),
+        };
+        Strike {
+            k,
+            fault: fault.after(effect),
+        }
+    })
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let set = (key_id(), value()).prop_map(|(key, value)| Op::Set { key, value });
+    let expiring = (key_id(), value(), any::<bool>())
+        .prop_map(|(key, value, past)| Op::SetExpiring { key, value, past });
+    let one = (key_id(), proptest::option::weighted(0.7, value()));
+    prop_oneof![
+        80 => set,
+        6 => expiring,
+        24 => key_id().prop_map(|key| Op::Remove { key }),
+        14 => vec(one, 0..6).prop_map(Op::Batch),
+        10 => Just(Op::Flush),
+        8 => Just(Op::Rotate),
+        4 => Just(Op::Compact),
+        8 => any::<u8>().prop_map(|mask| Op::CompactSome { mask }),
+        2 => Just(Op::Check),
+        6 => Just(Op::Reopen),
+        4 => Just(Op::Kill),
+        8 => (0u16..200, survive()).prop_map(|(back, survive)| Op::Crash { back, survive }),
+        2 => any::<u8>().prop_map(|which| Op::DropHint { which }),
+        2 => (any::<u8>(), any::<u16>(), 0u8..8)
+            .prop_map(|(which, at, bit)| Op::DamageHint { which, at, bit }),
+        4 => strike().prop_map(Op::Fail),
+    ]
+}
+
+/// That many operations.
+pub fn ops(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Op>> {
+    vec(op(), count)
+}
+
+/// How to open the store they are done to.
+pub fn setup(durability: Durability) -> impl Strategy<Value = Setup> {
+    (any::<bool>(), 0u64..1 << 20).prop_map(move |(write_path, seed)| Setup {
+        durability,
+        write_path,
+        seed,
+    })
+}
