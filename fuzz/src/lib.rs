@@ -1,0 +1,18 @@
+//! What the fuzz targets check, as functions: a target is one line, and the same functions run as
+//! plain tests over the stored inputs (`cargo test --lib`, no nightly compiler needed).
+//!
+//! An input is a choice of a good file or store, a list of edits to it and, if it says so, the checks
+//! written anew over the result ([`forge`]): random bytes alone never get past a checksum.
+
+mod edit;
+mod forge;
+mod format;
+mod input;
+mod store;
+mod workload;
+
+pub use format::{hint, manifest, record, segment_scan};
+pub use store::recovery;
+
+#[cfg(test)]
+mod tests;
