@@ -33,6 +33,9 @@ const MANIFEST_BYTES_MAX: u64 = 256 << 20;
 /// Highest segment id that is believed: far beyond what a store can use up, and far from overflow.
 pub const ID_MAX: u64 = 1 << 62;
 
+/// Highest LSN and edit number that is believed, for the same reason.
+pub const NUMBER_MAX: u64 = 1 << 62;
+
 /// How a sealed, cut or merged segment ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct End {
@@ -212,6 +215,9 @@ impl Catalog {
                 let id = clean.id.get();
                 let unsealed: Vec<u64> = self.unsealed().map(|meta| meta.id).collect();
                 let expected: &[u64] = if id == 0 { &[] } else { &[id] };
+                if clean.lsn.get() > NUMBER_MAX {
+                    return Err(nonsense);
+                }
                 if unsealed != expected || (id != 0 && clean.length.get() < PAGE_BYTES) {
                     return Err(nonsense);
                 }
@@ -267,7 +273,8 @@ impl Catalog {
         let nonsense = DecodeError::WrongIdentity;
         let meta = self.live.get_mut(&id).ok_or(nonsense)?;
         let next_lsn = end.cut.unwrap_or_else(|| end.end_lsn.saturating_add(1));
-        if meta.end.is_some() || end.length < PAGE_BYTES || next_lsn <= end.end_lsn {
+        let believable = next_lsn > end.end_lsn && next_lsn <= NUMBER_MAX;
+        if meta.end.is_some() || end.length < PAGE_BYTES || !believable {
             return Err(nonsense);
         }
         meta.end = Some(end);
@@ -334,7 +341,8 @@ pub fn read<F: Fs>(fs: &F) -> Result<ReadManifest> {
 pub fn replay(bytes: &[u8]) -> std::result::Result<ReadManifest, (u64, DecodeError)> {
     let (header, mut edits) = Edits::new(bytes).map_err(|reason| (0, reason))?;
     let first = edits.next();
-    let Some((Edit::Store(store), mut next_seq)) = first.map(|e| (e.edit, e.seq + 1)) else {
+    let Some((Edit::Store(store), mut next_seq)) = first.map(|e| (e.edit, e.seq.saturating_add(1)))
+    else {
         // The first edit was synced before the manifest got its name: no crash explains this.
         let reason = match edits.tail() {
             Tail::Damaged { reason, .. } => reason,
@@ -342,12 +350,16 @@ pub fn replay(bytes: &[u8]) -> std::result::Result<ReadManifest, (u64, DecodeErr
         };
         return Err((HEADER_BYTES as u64, reason));
     };
-    if store.next_id.get() > ID_MAX || store.next_lsn.get() == 0 {
+    let lsn = store.next_lsn.get();
+    if store.next_id.get() > ID_MAX || lsn == 0 || lsn > NUMBER_MAX || next_seq > NUMBER_MAX {
         return Err((HEADER_BYTES as u64, DecodeError::WrongIdentity));
     }
     let mut catalog = Catalog::new(store);
     let mut last_clean_at = HEADER_BYTES as u64;
     for edit in edits.by_ref() {
+        if edit.seq > NUMBER_MAX {
+            return Err((edit.offset, DecodeError::WrongIdentity));
+        }
         catalog
             .apply(&edit.edit)
             .map_err(|reason| (edit.offset, reason))?;

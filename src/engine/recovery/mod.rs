@@ -440,7 +440,7 @@ impl<F: Fs> Driver<'_, F> {
         self.report.hints_used += u64::from(hint.is_some());
         let (from, next_lsn) = match hint {
             Some(hint) if hint.covered == length => return Ok((Entries::Hint(hint), length)),
-            Some(ref hint) => (hint.covered, hint.end_lsn + 1),
+            Some(ref hint) => (hint.covered, hint.end_lsn.saturating_add(1)),
             None => (PAGE_BYTES, 0),
         };
         let scanned = self.scan(opened, from, length, next_lsn)?;
@@ -564,7 +564,7 @@ impl<F: Fs> Driver<'_, F> {
             let (from, next_lsn) = match (&hint, i) {
                 (Some(hint), _) => {
                     self.report.hints_used += 1;
-                    (hint.covered, hint.end_lsn + 1)
+                    (hint.covered, hint.end_lsn.saturating_add(1))
                 }
                 (None, 0) => (PAGE_BYTES, catalog.log_end.next_lsn),
                 (None, _) => (PAGE_BYTES, 0),
@@ -578,7 +578,10 @@ impl<F: Fs> Driver<'_, F> {
             )
             .map_err(io_at(self.fs, "read the segment", &name))?;
             durable = durable.max(scanned.marked).max(marks);
-            max_lsn = max_lsn.max(scanned.max_lsn).max(marks);
+            // An LSN that no store of ours can have reached was made up; it does not push ours ahead.
+            let seen = [scanned.max_lsn, marks].into_iter();
+            let seen = seen.filter(|lsn| *lsn < catalog::NUMBER_MAX).max();
+            max_lsn = max_lsn.max(seen.unwrap_or(0));
             found.push((opened, scanned, hint, vouched));
         }
 
