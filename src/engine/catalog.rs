@@ -555,11 +555,14 @@ impl<F: Fs> Manifest<F> {
         Ok(())
     }
 
-    /// Takes the next segment id.
-    pub fn take_id(&mut self) -> u64 {
+    /// Takes the next segment id; `None` if they are used up.
+    pub fn take_id(&mut self) -> Option<u64> {
         let id = self.catalog.next_id;
+        if id > ID_MAX {
+            return None;
+        }
         self.catalog.next_id += 1;
-        id
+        Some(id)
     }
 
     /// Appends `edit`, syncs it, applies it.

@@ -189,7 +189,7 @@ impl<F: Fs> Engine<F> {
             manifest
                 .reserve(&self.fs)
                 .map_err(|error| self.or_disk_full(error.into()))?;
-            manifest.take_id()
+            manifest.take_id().ok_or(Error::StoreFull)?
         };
         let name = name::segment(id);
         let salt = (self.config.entropy)().map_err(self.io("get random bytes", &name))?;

@@ -13,16 +13,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use crate::storage::mmap::Access;
 use crate::storage::mmap::{Map, MapWriter};
-
-/// Whether a file may be changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Read only.
-    Read,
-    /// Read and write.
-    ReadWrite,
-}
 
 /// One store directory. Names are plain file names without a separator.
 pub trait Fs: Send + Sync + 'static {

@@ -18,8 +18,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
-use crate::storage::fs::Access;
 use crate::storage::window::WindowLease;
+
+/// Whether a file may be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read only.
+    Read,
+    /// Read and write.
+    ReadWrite,
+}
 
 /// A mapped segment: bytes below the published length may be read.
 #[derive(Debug)]
