@@ -364,7 +364,7 @@ impl Edit<'_> {
     pub fn encode_into(
         &self,
         out: &mut [u8],
-        key: PlaceKey,
+        key: &PlaceKey,
         offset: u64,
         seq: u64,
     ) -> Result<usize, DecodeError> {
@@ -505,7 +505,7 @@ pub struct EditRef<'a> {
 ///
 /// # Errors
 /// Whatever makes it no whole edit of this manifest.
-pub fn decode_edit(key: PlaceKey, offset: u64, bytes: &[u8]) -> Result<EditRef<'_>, DecodeError> {
+pub fn decode_edit<'a>(key: &PlaceKey, offset: u64, bytes: &'a [u8]) -> Result<EditRef<'a>, DecodeError> {
     let have = bytes.len() as u64;
     let Some(head) = bytes.first_chunk::<EDIT_HEADER_BYTES>() else {
         return Err(DecodeError::Truncated {
@@ -586,7 +586,7 @@ impl<'a> Edits<'a> {
 
     fn decode_at(&self, offset: u64) -> Result<EditRef<'a>, DecodeError> {
         let rest = self.bytes.get(offset as usize..).unwrap_or(&[]);
-        let edit = decode_edit(self.key, offset, rest)?;
+        let edit = decode_edit(&self.key, offset, rest)?;
         match self.next_seq {
             Some(expected) if edit.seq != expected => Err(DecodeError::BadLsn {
                 expected,
@@ -619,7 +619,7 @@ impl<'a> Edits<'a> {
             let seq = raw.seq.get();
             if seq >= later && (1..=9).contains(&raw.kind) {
                 let offset = self.offset + at as u64;
-                if decode_edit(self.key, offset, &rest[at..]).is_ok() {
+                if decode_edit(&self.key, offset, &rest[at..]).is_ok() {
                     return Tail::Damaged {
                         offset: self.offset,
                         reason,

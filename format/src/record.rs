@@ -180,9 +180,9 @@ impl Header {
 /// # Errors
 /// [`DecodeError::BadPlace`] if the header was not written for this place, [`DecodeError::BadKind`]
 /// or [`DecodeError::BadLsn`] if it was but says what this version does not define.
-#[inline]
+#[inline(always)]
 pub fn parse_header(
-    key: PlaceKey,
+    key: &PlaceKey,
     offset: u64,
     bytes: &[u8; HEADER_BYTES],
 ) -> Result<Option<Header>, DecodeError> {
@@ -269,8 +269,9 @@ pub struct RecordRef<'a> {
 /// # Errors
 /// [`DecodeError::Truncated`] if `record` is shorter than the header says,
 /// [`DecodeError::BadContent`] if the body is not the one that was written.
-#[inline]
+#[inline(always)]
 pub fn complete<'a>(
+    key: &PlaceKey,
     header: Header,
     offset: u64,
     record: &'a [u8],
@@ -281,7 +282,7 @@ pub fn complete<'a>(
         return Err(DecodeError::Truncated { need, have });
     }
     let record = &record[..need as usize];
-    let computed = crc32(&record[CONTENT_START..]);
+    let computed = key.content(&record[CONTENT_START..]);
     if computed != header.content {
         return Err(DecodeError::BadContent {
             stored: header.content,
@@ -313,11 +314,11 @@ pub fn complete<'a>(
 ///
 /// # Errors
 /// As [`parse_header`] and [`complete`]; [`DecodeError::Truncated`] if the bytes end too early.
-pub fn decode(
-    key: PlaceKey,
+pub fn decode<'a>(
+    key: &PlaceKey,
     offset: u64,
-    bytes: &[u8],
-) -> Result<Option<RecordRef<'_>>, DecodeError> {
+    bytes: &'a [u8],
+) -> Result<Option<RecordRef<'a>>, DecodeError> {
     if bytes.len() < HEADER_BYTES && bytes.iter().all(|byte| *byte == 0) {
         return Ok(None);
     }
@@ -337,7 +338,7 @@ pub fn decode(
             have: bytes.len() as u64,
         });
     }
-    complete(header, offset, bytes).map(Some)
+    complete(key, header, offset, bytes).map(Some)
 }
 
 /// Up to this many bytes it is cheaper to copy a record's parts together than to update the checksum
@@ -437,7 +438,7 @@ impl Draft {
     #[must_use]
     pub fn place(
         &self,
-        key: PlaceKey,
+        key: &PlaceKey,
         offset: u64,
         lsn: u64,
         framing: Framing,
@@ -486,7 +487,7 @@ impl Draft {
 #[expect(clippy::too_many_arguments, reason = "the fields of a record, once")]
 pub fn encode_into(
     out: &mut [u8],
-    place_key: PlaceKey,
+    place_key: &PlaceKey,
     offset: u64,
     lsn: u64,
     framing: Framing,

@@ -95,6 +95,7 @@ impl Scanner {
         self.next_lsn
     }
 
+    #[cold]
     fn stop(&self, reason: Option<DecodeError>) -> Step<'static> {
         // An open batch makes any end an unclean one.
         let reason = match (self.batch, reason) {
@@ -115,6 +116,7 @@ impl Scanner {
 
     /// Decodes the record at [`Scanner::offset`]; `bytes` are the file's bytes from there on, as
     /// many as are at hand.
+    #[inline]
     pub fn step<'a>(&mut self, bytes: &'a [u8]) -> Step<'a> {
         let left = self.limit.saturating_sub(self.offset);
         if left == 0 {
@@ -134,7 +136,7 @@ impl Scanner {
         let Some(head) = bytes.first_chunk::<HEADER_BYTES>() else {
             return Step::NeedMore(HEADER_BYTES as u64);
         };
-        let header = match parse_header(self.key, self.offset, head) {
+        let header = match parse_header(&self.key, self.offset, head) {
             Ok(Some(header)) => header,
             Ok(None) => return self.stop(None),
             Err(error) => return self.stop(Some(error)),
@@ -151,7 +153,7 @@ impl Scanner {
         if (bytes.len() as u64) < header.size() {
             return Step::NeedMore(header.size());
         }
-        let record = match complete(header, self.offset, bytes) {
+        let record = match complete(&self.key, header, self.offset, bytes) {
             Ok(record) => record,
             Err(error) => return self.stop(Some(error)),
         };
@@ -165,6 +167,7 @@ impl Scanner {
     }
 
     /// What the header alone can break: order, kind, framing.
+    #[inline(always)]
     fn legal_here(&self, header: &Header) -> Result<(), DecodeError> {
         let bad_kind = DecodeError::BadKind {
             kind: header.kind as u8,
@@ -207,6 +210,7 @@ impl Scanner {
     }
 
     /// What the body of a system record can break, and what it changes for the records behind it.
+    #[inline(always)]
     fn accept(&mut self, record: &RecordRef<'_>) -> Result<(), DecodeError> {
         match record.header.kind {
             Kind::BatchHead => {
@@ -268,7 +272,7 @@ pub fn find_mark(segment: &SegmentHeader, offset: u64, bytes: &[u8]) -> Option<u
     while let Some(window) = bytes.get(at..at + size) {
         // Cheap test first: kind and lengths of a MARK, then its salt.
         if window[16..24] == [0, Kind::Mark as u8, 0, 0, 16, 0, 0, 0] && window[32..40] == salt {
-            let record = crate::record::decode(key, offset + at as u64, window);
+            let record = crate::record::decode(&key, offset + at as u64, window);
             if let Ok(Some(record)) = record
                 && let Ok(mark) = Mark::of(&record)
                 && mark.durable_lsn.get() < record.header.lsn

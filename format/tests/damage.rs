@@ -111,13 +111,13 @@ fn every_flipped_bit_of_a_record_is_refused_and_padding_is_not_looked_at() {
     let image = log();
     for start in &image.starts {
         let offset = *start as u64;
-        let good = decode(image.key(), offset, &image.bytes[*start..])
+        let good = decode(&image.key(), offset, &image.bytes[*start..])
             .unwrap()
             .unwrap();
         let body_end = good.header.unpadded() as usize;
         let size = good.header.size() as usize;
         each_flipped_bit(&image.bytes[*start..*start + size], |bytes, at| {
-            let result = decode(image.key(), offset, bytes);
+            let result = decode(&image.key(), offset, bytes);
             match at < body_end {
                 true => assert!(result.is_err(), "record at {offset}, byte {at}: {result:?}"),
                 false => assert_eq!(result, Ok(Some(good)), "padding byte {at}"),
@@ -202,11 +202,11 @@ fn a_record_header_or_hint_cut_at_any_length_is_refused() {
     let image = log();
     for start in &image.starts {
         let offset = *start as u64;
-        let record = decode(image.key(), offset, &image.bytes[*start..])
+        let record = decode(&image.key(), offset, &image.bytes[*start..])
             .unwrap()
             .unwrap();
         for cut in 4..record.header.size() as usize {
-            let result = decode(image.key(), offset, &image.bytes[*start..*start + cut]);
+            let result = decode(&image.key(), offset, &image.bytes[*start..*start + cut]);
             assert!(
                 matches!(result, Err(DecodeError::Truncated { .. })),
                 "cut at {cut}"
@@ -385,7 +385,7 @@ fn decode_everything(bytes: &[u8]) {
     let _ = SegmentHeader::decode(bytes);
     let _ = ManifestHeader::decode(bytes);
     let _ = HintRef::decode(bytes);
-    let _ = decode_edit(header.place_key(), 64, bytes);
+    let _ = decode_edit(&header.place_key(), 64, bytes);
     let _ = find_mark(&header, 4096, bytes);
     if let Ok((_, mut edits)) = Edits::new(bytes) {
         let _ = edits.tail();
@@ -395,7 +395,7 @@ fn decode_everything(bytes: &[u8]) {
     let check = |record: RecordRef<'_>, bytes: &[u8]| {
         assert!(record.header.size() <= bytes.len() as u64);
     };
-    if let Ok(Some(record)) = decode(header.place_key(), 4096, bytes) {
+    if let Ok(Some(record)) = decode(&header.place_key(), 4096, bytes) {
         check(record, bytes);
     }
     for segment in [header, merged] {

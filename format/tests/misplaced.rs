@@ -31,7 +31,7 @@ fn assert_no_record(header: &SegmentHeader, offset: usize, file: &[u8], lsn: u64
     let (records, stop) = scan_at_once(Scanner::resume(header, offset as u64, limit, lsn), file);
     assert_eq!(records, [], "at {offset}");
     assert_eq!(stop.offset, offset as u64);
-    let result = decode(header.place_key(), offset as u64, &file[offset..]);
+    let result = decode(&header.place_key(), offset as u64, &file[offset..]);
     assert!(!matches!(result, Ok(Some(_))), "at {offset}: {result:?}");
 }
 

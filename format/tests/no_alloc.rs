@@ -83,7 +83,7 @@ fn read(header: &SegmentHeader, segment: &[u8], manifest: &[u8], hint: &[u8]) {
     black_box(scan_all(header, segment));
     black_box(find_mark(header, 0, segment));
     for at in (0..segment.len()).step_by(8) {
-        black_box(decode(header.place_key(), at as u64, &segment[at..]).is_ok());
+        black_box(decode(&header.place_key(), at as u64, &segment[at..]).is_ok());
     }
     if let Ok((_, mut edits)) = Edits::new(manifest) {
         for edit in edits.by_ref() {

@@ -42,7 +42,7 @@ fn any_framing() -> impl Strategy<Value = Framing> {
     ]
 }
 
-fn encoded(key: PlaceKey, offset: u64, lsn: u64, framing: Framing, data: &Data) -> Vec<u8> {
+fn encoded(key: &PlaceKey, offset: u64, lsn: u64, framing: Framing, data: &Data) -> Vec<u8> {
     // Not zero at first: padding must be written.
     let mut out = vec![0xEE; data.size() as usize];
     let size = encode_into(
@@ -73,10 +73,10 @@ proptest! {
         behind in vec(any::<u8>(), 0..32),
     ) {
         let (key, offset) = (PlaceKey::of_segment(&salt, id), granule * 8);
-        let mut bytes = encoded(key, offset, lsn, framing, &data);
+        let mut bytes = encoded(&key, offset, lsn, framing, &data);
         let size = bytes.len() as u64;
         bytes.extend_from_slice(&behind);
-        let record = decode(key, offset, &bytes).unwrap().unwrap();
+        let record = decode(&key, offset, &bytes).unwrap().unwrap();
         prop_assert_eq!(record.offset, offset);
         prop_assert_eq!(record.header.lsn, lsn);
         prop_assert_eq!(record.header.framing, framing);
@@ -97,14 +97,14 @@ proptest! {
         to in 512..1_000_000u64,
     ) {
         let (from_key, to_key) = (PlaceKey::of_segment(&[1; 16], 1), PlaceKey::of_segment(&[2; 16], 2));
-        let bytes = encoded(from_key, 4096, lsn, Framing::BatchEnd, &data);
-        let old = decode(from_key, 4096, &bytes).unwrap().unwrap();
+        let bytes = encoded(&from_key, 4096, lsn, Framing::BatchEnd, &data);
+        let old = decode(&from_key, 4096, &bytes).unwrap().unwrap();
         let draft = Draft::of_moved(&old);
         prop_assert_eq!(draft.size(), old.header.size());
-        let (header, extension) = draft.place(to_key, to * 8, lsn, Framing::Single);
+        let (header, extension) = draft.place(&to_key, to * 8, lsn, Framing::Single);
         let mut moved = [&header[..], extension, &data.key, &data.value].concat();
         moved.resize(draft.size() as usize, 0);
-        let new = decode(to_key, to * 8, &moved).unwrap().unwrap();
+        let new = decode(&to_key, to * 8, &moved).unwrap().unwrap();
         prop_assert_eq!(new.header.content, old.header.content);
         prop_assert_eq!((new.key, new.value, new.expires_at), (old.key, old.value, old.expires_at));
         prop_assert_eq!((new.header.lsn, new.header.framing), (lsn, Framing::Single));
@@ -174,7 +174,7 @@ proptest! {
             prop_assert_eq!(got.offset, image.starts[i] as u64);
             prop_assert_eq!(got.size, edit.encoded_bytes() as u64);
             let bytes = &image.bytes[image.starts[i]..];
-            prop_assert_eq!(decode_edit(header.place_key(), got.offset, bytes), Ok(got));
+            prop_assert_eq!(decode_edit(&header.place_key(), got.offset, bytes), Ok(got));
         }
         prop_assert_eq!(read.next(), None);
         prop_assert_eq!(read.tail(), Tail::Clean { end: image.bytes.len() as u64 });
@@ -284,7 +284,7 @@ fn system_records_come_back_with_their_payloads() {
     let key = image.key();
     let record = |i: usize| {
         let at = image.starts[i];
-        decode(key, at as u64, &image.bytes[at..]).unwrap().unwrap()
+        decode(&key, at as u64, &image.bytes[at..]).unwrap().unwrap()
     };
     let link = Link::of(&record(0)).unwrap();
     assert_eq!(
@@ -312,8 +312,8 @@ fn the_longest_key_is_stored_and_a_longer_one_refused() {
     assert_eq!(KEY_BYTES_MAX, 65_535);
     let key = PlaceKey::of_segment(&[0; 16], 1);
     let data = set(&vec![7; KEY_BYTES_MAX], b"v");
-    let bytes = encoded(key, 4096, 1, Framing::Single, &data);
-    let record = decode(key, 4096, &bytes).unwrap().unwrap();
+    let bytes = encoded(&key, 4096, 1, Framing::Single, &data);
+    let record = decode(&key, 4096, &bytes).unwrap().unwrap();
     assert_eq!((record.key, record.value), (&data.key[..], &data.value[..]));
     let found = Draft::new(Kind::Set, None, &vec![7; KEY_BYTES_MAX + 1], b"").err();
     let allowed = KEY_BYTES_MAX as u64;
@@ -328,7 +328,7 @@ fn the_longest_key_is_stored_and_a_longer_one_refused() {
 fn an_expiry_time_makes_a_set_an_expiring_one() {
     let draft = Draft::new(Kind::Set, Some(9), b"k", b"v").unwrap();
     let key = PlaceKey::of_segment(&[0; 16], 1);
-    let (header, extension) = draft.place(key, 4096, 1, Framing::Single);
+    let (header, extension) = draft.place(&key, 4096, 1, Framing::Single);
     assert_eq!(header[17], Kind::SetExpiring as u8);
     assert_eq!(extension, 9u64.to_le_bytes());
 }
@@ -337,7 +337,7 @@ fn an_expiry_time_makes_a_set_an_expiring_one() {
 fn zeros_are_the_end_and_less_than_a_header_of_anything_else_is_cut_off() {
     let key = PlaceKey::of_segment(&[0; 16], 1);
     for n in 0..64 {
-        assert_eq!(decode(key, 4096, &[0; 64][..n]), Ok(None), "{n} zero bytes");
+        assert_eq!(decode(&key, 4096, &[0; 64][..n]), Ok(None), "{n} zero bytes");
     }
     for n in 1..HEADER_BYTES {
         let mut bytes = [0; HEADER_BYTES];
@@ -346,7 +346,7 @@ fn zeros_are_the_end_and_less_than_a_header_of_anything_else_is_cut_off() {
             need: 24,
             have: n as u64,
         };
-        assert_eq!(decode(key, 4096, &bytes[..n]), Err(error), "{n} bytes");
+        assert_eq!(decode(&key, 4096, &bytes[..n]), Err(error), "{n} bytes");
     }
 }
 
@@ -356,11 +356,11 @@ fn a_buffer_that_is_too_short_is_refused_and_not_written_beyond() {
     for n in 0..32 {
         let mut out = vec![0xEE; n];
         let framing = Framing::Single;
-        let result = encode_into(&mut out, key, 4096, 1, framing, Kind::Set, None, b"k", b"v");
+        let result = encode_into(&mut out, &key, 4096, 1, framing, Kind::Set, None, b"k", b"v");
         let have = n as u64;
         assert_eq!(result, Err(DecodeError::Truncated { need: 32, have }));
         let edit = Edit::Forget { ids: &[U64::ZERO] };
-        assert!(edit.encode_into(&mut out, key, 64, 1).is_err());
+        assert!(edit.encode_into(&mut out, &key, 64, 1).is_err());
         assert!(out.iter().all(|byte| *byte == 0xEE));
     }
 }

@@ -35,7 +35,7 @@ pub fn file(name: &str, bytes: &mut [u8]) {
 }
 
 /// The record at `offset` of the segment with this key; its padded size if all of it is there.
-pub fn record(bytes: &mut [u8], key: PlaceKey, offset: u64) -> Option<usize> {
+pub fn record(bytes: &mut [u8], key: &PlaceKey, offset: u64) -> Option<usize> {
     let head = bytes.first_chunk::<{ record::HEADER_BYTES }>()?;
     if head == &[0; record::HEADER_BYTES] {
         return None;
@@ -64,7 +64,7 @@ pub fn segment(bytes: &mut [u8]) {
     let mut at = PAGE_BYTES as usize;
     while let Some(size) = bytes
         .get_mut(at..)
-        .and_then(|rest| record(rest, key, at as u64))
+        .and_then(|rest| record(rest, &key, at as u64))
     {
         at += size;
     }

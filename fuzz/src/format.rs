@@ -51,9 +51,9 @@ pub fn record(input: &[u8]) {
     );
     let mut bytes = input.rest().to_vec();
     if flags & 1 == 1 {
-        forge::record(&mut bytes, key, offset);
+        forge::record(&mut bytes, &key, offset);
     }
-    let Ok(Some(record)) = records::decode(key, offset, &bytes) else {
+    let Ok(Some(record)) = records::decode(&key, offset, &bytes) else {
         return;
     };
     let header = record.header;
@@ -67,7 +67,7 @@ pub fn record(input: &[u8]) {
     let mut again = vec![0xFF; header.size() as usize];
     let written = records::encode_into(
         &mut again,
-        key,
+        &key,
         offset,
         header.lsn,
         header.framing,
@@ -80,21 +80,21 @@ pub fn record(input: &[u8]) {
     assert_eq!(again[..unpadded], bytes[..unpadded]);
     assert!(again[unpadded..].iter().all(|byte| *byte == 0));
     assert_eq!(
-        records::decode(key, offset, &again).map(|r| r.map(|r| r.header)),
+        records::decode(&key, offset, &again).map(|r| r.map(|r| r.header)),
         Ok(Some(header))
     );
 
     // Elsewhere it is no record.
     let other = PlaceKey::of_segment(&[0xA1; 16], id ^ 1);
-    assert!(records::decode(other, offset, &again).is_err());
-    assert!(records::decode(key, offset + 8, &again).is_err());
-    assert!(records::decode(key, offset, &again[..again.len() - 1]).is_err());
+    assert!(records::decode(&other, offset, &again).is_err());
+    assert!(records::decode(&key, offset + 8, &again).is_err());
+    assert!(records::decode(&key, offset, &again[..again.len() - 1]).is_err());
     // Short ones with every bit flipped, long ones at some places.
     let step = (unpadded * 8).div_ceil(512) | 1;
     for bit in (0..unpadded * 8).step_by(step) {
         again[bit / 8] ^= 1 << (bit % 8);
         assert!(
-            records::decode(key, offset, &again).is_err(),
+            records::decode(&key, offset, &again).is_err(),
             "bit {bit} flipped"
         );
         again[bit / 8] ^= 1 << (bit % 8);
@@ -224,7 +224,7 @@ pub fn manifest(input: &[u8]) {
         again.resize(edit.edit.encoded_bytes(), 0);
         let key = header.place_key();
         assert_eq!(
-            edit.edit.encode_into(&mut again, key, offset, edit.seq),
+            edit.edit.encode_into(&mut again, &key, offset, edit.seq),
             Ok(again.len())
         );
         let unpadded = kvs_format::manifest::EDIT_HEADER_BYTES + edit.edit.body_bytes();
@@ -264,7 +264,7 @@ fn composed(input: &mut Input<'_>) -> Vec<u8> {
     let mut put = |edit: Edit<'_>| {
         let at = bytes.len();
         bytes.resize(at + edit.encoded_bytes(), 0);
-        edit.encode_into(&mut bytes[at..], header.place_key(), at as u64, seq)
+        edit.encode_into(&mut bytes[at..], &header.place_key(), at as u64, seq)
             .expect("the buffer has the size the edit asked for");
         seq = seq.wrapping_add(1);
     };

@@ -472,7 +472,7 @@ impl<F: Fs> Manifest<F> {
             opened
                 .encode_into(
                     &mut bytes[end as usize..],
-                    header.place_key(),
+                    &header.place_key(),
                     end,
                     next_seq,
                 )
@@ -577,7 +577,7 @@ impl<F: Fs> Manifest<F> {
         let mut next = self.catalog.clone();
         next.apply(edit).expect("an edit fits the ones before it");
         let mut bytes = vec![0u8; edit.encoded_bytes()];
-        edit.encode_into(&mut bytes, self.header.place_key(), self.end, self.next_seq)
+        edit.encode_into(&mut bytes, &self.header.place_key(), self.end, self.next_seq)
             .expect("the buffer has the size the edit asked for");
         self.write(fs, self.end, &bytes)?;
         self.end += bytes.len() as u64;
@@ -640,7 +640,7 @@ fn encode_whole(header: &ManifestHeader, first_seq: u64, catalog: &Catalog) -> (
     let mut put = |edit: Edit<'_>| {
         let offset = bytes.len();
         bytes.resize(offset + edit.encoded_bytes(), 0);
-        edit.encode_into(&mut bytes[offset..], key, offset as u64, seq)
+        edit.encode_into(&mut bytes[offset..], &key, offset as u64, seq)
             .expect("the buffer has the size the edit asked for");
         seq += 1;
     };

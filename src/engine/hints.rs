@@ -83,7 +83,7 @@ pub fn load<F: Fs>(
     }
     let mut record = [0u8; RECORD_HEADER_BYTES];
     segment.read_exact_at(h.last_offset, &mut record).ok()?;
-    let last = parse_header(header.place_key(), h.last_offset, &record).ok()??;
+    let last = parse_header(&header.place_key(), h.last_offset, &record).ok()??;
     let ends = h.last_offset.checked_add(last.size()) == Some(h.covered);
     if !ends || last.lsn != h.end_lsn || last.place != h.last_place {
         return None;

@@ -97,8 +97,8 @@ pub(crate) fn verified(stripe: &Stripe, offset: u64) -> Result<RecordRef<'_>, De
         .first_chunk::<HEADER_BYTES>()
         .ok_or_else(|| short(HEADER_BYTES))?;
     let header =
-        parse_header(stripe.place_key, offset, head)?.ok_or_else(|| short(HEADER_BYTES))?;
-    complete(header, offset, rest)
+        parse_header(&stripe.place_key, offset, head)?.ok_or_else(|| short(HEADER_BYTES))?;
+    complete(&stripe.place_key, header, offset, rest)
 }
 
 #[inline]
@@ -133,7 +133,7 @@ fn match_verified(stripe: &Stripe, offset: u64, key: &[u8]) -> Result<Option<Fou
 fn match_placed(stripe: &Stripe, offset: u64, key: &[u8]) -> Result<Option<Found>, DecodeError> {
     let rest = stripe.map.from(offset);
     if let Some(head) = rest.first_chunk::<HEADER_BYTES>() {
-        let Some(header) = parse_header(stripe.place_key, offset, head)? else {
+        let Some(header) = parse_header(&stripe.place_key, offset, head)? else {
             return match_verified(stripe, offset, key);
         };
         let lead = HEADER_BYTES + header.kind.extension() as usize;
@@ -335,7 +335,7 @@ fn read_record<'a, F: FsFile>(
     file.read_exact_at(offset, out)?;
     let mut head = [0u8; HEADER_BYTES];
     head.copy_from_slice(out);
-    let header = match parse_header(stripe.place_key, offset, &head) {
+    let header = match parse_header(&stripe.place_key, offset, &head) {
         Ok(Some(header)) => header,
         Ok(None) => {
             return Ok(Err(DecodeError::Truncated {
@@ -354,5 +354,5 @@ fn read_record<'a, F: FsFile>(
     }
     out.resize(header.unpadded() as usize, 0);
     file.read_exact_at(offset + HEADER_BYTES as u64, &mut out[HEADER_BYTES..])?;
-    Ok(complete(header, offset, out))
+    Ok(complete(&stripe.place_key, header, offset, out))
 }

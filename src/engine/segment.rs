@@ -34,7 +34,7 @@ impl Slot {
         let (base, windows) = (lease.base(), lease.count());
         map.keep(lease);
         Arc::new(Self {
-            stripes: Stripes::new(map, header.place_key(), header.id, base),
+            stripes: Stripes::new(map, &header.place_key(), header.id, base),
             base,
             windows,
             live: AtomicU64::new(0),

@@ -300,7 +300,7 @@ impl<F: Fs> Engine<F> {
             .expect("room was made for the record");
         let (offset, lsn) = (active.offset, section.next_lsn);
         let segment = &active.segment;
-        let place_key = segment.slot.stripes.any().place_key;
+        let place_key = &segment.slot.stripes.any().place_key;
         let (header, extension) = draft.place(place_key, offset, lsn, framing);
         let parts = [&header[..], extension, key, value];
         if let Err(source) = segment.file.store(&mut active.map, offset, &parts) {

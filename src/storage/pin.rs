@@ -38,11 +38,11 @@ pub struct Stripes([Pin; STRIPES]);
 
 impl Stripes {
     /// The stripes of a freshly mapped segment.
-    pub fn new(map: &Arc<Map>, place_key: PlaceKey, segment_id: u64, base: u16) -> Self {
+    pub fn new(map: &Arc<Map>, place_key: &PlaceKey, segment_id: u64, base: u16) -> Self {
         Self(std::array::from_fn(|_| {
             Arc::new(Stripe {
                 map: Arc::clone(map),
-                place_key,
+                place_key: place_key.clone(),
                 segment_id,
                 base,
             })

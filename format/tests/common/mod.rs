@@ -123,7 +123,7 @@ impl Image {
         self.bytes.resize(start + data.size() as usize, 0);
         let size = encode_into(
             &mut self.bytes[start..],
-            self.header.place_key(),
+            &self.header.place_key(),
             start as u64,
             lsn,
             framing,
@@ -325,7 +325,7 @@ impl ManifestImage {
         self.bytes.resize(start + edit.encoded_bytes(), 0);
         let key = self.header.place_key();
         let size = edit
-            .encode_into(&mut self.bytes[start..], key, start as u64, seq)
+            .encode_into(&mut self.bytes[start..], &key, start as u64, seq)
             .unwrap();
         assert_eq!(start + size, self.bytes.len());
         self.starts.push(start);

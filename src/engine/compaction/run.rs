@@ -445,7 +445,7 @@ impl<F: Fs> Engine<F> {
     ) -> Result<()> {
         let fresh = &mut output.fresh;
         let offset = output.offset;
-        let place_key = fresh.segment.slot.stripes.any().place_key;
+        let place_key = &fresh.segment.slot.stripes.any().place_key;
         let (header, extension) = draft.place(place_key, offset, lsn, Framing::Single);
         let parts = [&header[..], extension, key, value];
         fresh

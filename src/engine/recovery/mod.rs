@@ -293,7 +293,7 @@ impl<F: Fs> Driver<'_, F> {
         };
         let mut record = [0u8; HEADER_BYTES];
         record.copy_from_slice(&page[PAGE_BYTES as usize..]);
-        let first = parse_header(header.place_key(), PAGE_BYTES, &record);
+        let first = parse_header(&header.place_key(), PAGE_BYTES, &record);
         Ok(header.kind == SegmentKind::Log
             && matches!(first, Ok(Some(record)) if record.kind == Kind::Link))
     }
@@ -546,7 +546,7 @@ impl<F: Fs> Driver<'_, F> {
             .read_exact_at(offset, &mut bytes)
             .map_err(io_at(self.fs, "read the segment", &name))?;
         let key = opened.header.place_key();
-        Ok(matches!(parse_header(key, offset, &bytes), Ok(Some(_))))
+        Ok(matches!(parse_header(&key, offset, &bytes), Ok(Some(_))))
     }
 
     /// After an unclean stop: find out where the log ends.
