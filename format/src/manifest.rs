@@ -505,7 +505,11 @@ pub struct EditRef<'a> {
 ///
 /// # Errors
 /// Whatever makes it no whole edit of this manifest.
-pub fn decode_edit<'a>(key: &PlaceKey, offset: u64, bytes: &'a [u8]) -> Result<EditRef<'a>, DecodeError> {
+pub fn decode_edit<'a>(
+    key: &PlaceKey,
+    offset: u64,
+    bytes: &'a [u8],
+) -> Result<EditRef<'a>, DecodeError> {
     let have = bytes.len() as u64;
     let Some(head) = bytes.first_chunk::<EDIT_HEADER_BYTES>() else {
         return Err(DecodeError::Truncated {

@@ -284,7 +284,9 @@ fn system_records_come_back_with_their_payloads() {
     let key = image.key();
     let record = |i: usize| {
         let at = image.starts[i];
-        decode(&key, at as u64, &image.bytes[at..]).unwrap().unwrap()
+        decode(&key, at as u64, &image.bytes[at..])
+            .unwrap()
+            .unwrap()
     };
     let link = Link::of(&record(0)).unwrap();
     assert_eq!(
@@ -337,7 +339,11 @@ fn an_expiry_time_makes_a_set_an_expiring_one() {
 fn zeros_are_the_end_and_less_than_a_header_of_anything_else_is_cut_off() {
     let key = PlaceKey::of_segment(&[0; 16], 1);
     for n in 0..64 {
-        assert_eq!(decode(&key, 4096, &[0; 64][..n]), Ok(None), "{n} zero bytes");
+        assert_eq!(
+            decode(&key, 4096, &[0; 64][..n]),
+            Ok(None),
+            "{n} zero bytes"
+        );
     }
     for n in 1..HEADER_BYTES {
         let mut bytes = [0; HEADER_BYTES];
@@ -356,7 +362,17 @@ fn a_buffer_that_is_too_short_is_refused_and_not_written_beyond() {
     for n in 0..32 {
         let mut out = vec![0xEE; n];
         let framing = Framing::Single;
-        let result = encode_into(&mut out, &key, 4096, 1, framing, Kind::Set, None, b"k", b"v");
+        let result = encode_into(
+            &mut out,
+            &key,
+            4096,
+            1,
+            framing,
+            Kind::Set,
+            None,
+            b"k",
+            b"v",
+        );
         let have = n as u64;
         assert_eq!(result, Err(DecodeError::Truncated { need: 32, have }));
         let edit = Edit::Forget { ids: &[U64::ZERO] };

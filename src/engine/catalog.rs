@@ -577,8 +577,13 @@ impl<F: Fs> Manifest<F> {
         let mut next = self.catalog.clone();
         next.apply(edit).expect("an edit fits the ones before it");
         let mut bytes = vec![0u8; edit.encoded_bytes()];
-        edit.encode_into(&mut bytes, &self.header.place_key(), self.end, self.next_seq)
-            .expect("the buffer has the size the edit asked for");
+        edit.encode_into(
+            &mut bytes,
+            &self.header.place_key(),
+            self.end,
+            self.next_seq,
+        )
+        .expect("the buffer has the size the edit asked for");
         self.write(fs, self.end, &bytes)?;
         self.end += bytes.len() as u64;
         self.next_seq += 1;

@@ -59,6 +59,11 @@ impl Config {
         }
     }
 
+    /// Whether pages are brought in ahead of the writer.
+    pub fn populates(&self) -> bool {
+        self.threads && self.durability != Durability::Sync
+    }
+
     /// Size of the next segment of a store of `stored` bytes that must hold a run of `record` bytes.
     ///
     /// A quarter of the store, as a power of two from 4 to 256 MiB: small stores stay small, large

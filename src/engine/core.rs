@@ -22,6 +22,7 @@ use crate::engine::catalog::{End, LogEnd, Manifest};
 use crate::engine::commit::{Commit, Pending};
 use crate::engine::config::Config;
 use crate::engine::error::{Error, Result};
+use crate::engine::populate::{Ahead, Populate};
 use crate::engine::recovery::{Recovered, Resumable, recover};
 use crate::engine::report::RecoveryReport;
 use crate::engine::segment::{Segment, View};
@@ -52,6 +53,7 @@ pub struct Engine<F: Fs> {
     pub(crate) dir_sync_failed: Mutex<bool>,
     pub(crate) commit: Commit,
     pub(crate) upkeep: Upkeep<F>,
+    pub(crate) populate: Populate,
     /// A sync failed.
     pub(crate) poisoned: AtomicBool,
     /// Keys written since the last good sync, once poisoned.
@@ -112,6 +114,7 @@ pub struct Active<F: Fs> {
     pub(crate) min_lsn: u64,
     pub(crate) max_lsn: u64,
     pub(crate) payload: u64,
+    pub(crate) ahead: Ahead,
     /// Offset up to which a hint file covers it.
     pub(crate) hinted: u64,
 }
@@ -174,6 +177,7 @@ impl<F: Fs> Engine<F> {
             dir_sync_failed: Mutex::new(false),
             commit: Commit::new(durable_lsn),
             upkeep: Upkeep::default(),
+            populate: Populate::default(),
             poisoned: AtomicBool::new(false),
             undurable: OnceLock::new(),
             version: AtomicU64::new(0),

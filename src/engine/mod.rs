@@ -16,6 +16,7 @@ mod hints;
 mod iter;
 mod load;
 pub mod options;
+mod populate;
 mod read;
 mod recovery;
 mod registry;

@@ -28,6 +28,7 @@ use crate::engine::core::{Active, Engine, Section};
 use crate::engine::error::{Error, Result};
 use crate::engine::hints;
 use crate::engine::options::Durability;
+use crate::engine::populate::Ahead;
 use crate::engine::segment::{Segment, Slot};
 use crate::storage::error::StorageError;
 use crate::storage::fs::{Access, Fs, FsFile};
@@ -305,6 +306,7 @@ impl<F: Fs> Engine<F> {
             min_lsn,
             max_lsn,
             payload,
+            ahead: Ahead::new(self.config.populates(), resumable.offset),
             hinted: resumable.hinted,
         });
         Ok(())
@@ -435,6 +437,7 @@ impl<F: Fs> Engine<F> {
             min_lsn: 0,
             max_lsn: 0,
             payload: 0,
+            ahead: Ahead::new(self.config.populates(), PAGE_BYTES),
             hinted: 0,
         });
         let link = Link {
@@ -617,6 +620,7 @@ impl<F: Fs> Engine<F> {
             section.next_lsn - 1
         };
         let flushed = self.wait(Ticket(last));
+        self.populate.stop();
         self.stop_worker();
         let mut section = self.section.lock();
         if self.upkeep.has_failed() {

@@ -316,6 +316,11 @@ impl<F: Fs> Engine<F> {
         active.offset += size;
         active.map.publish(active.offset);
         section.next_lsn += 1;
+        if active.offset >= active.ahead.at {
+            let map = Arc::downgrade(&segment.slot.stripes.any().map);
+            let (offset, capacity) = (active.offset, active.capacity);
+            self.populate.ask(&mut active.ahead, &map, offset, capacity);
+        }
         if draft.is_data() {
             active.records += 1;
             if active.min_lsn == 0 {

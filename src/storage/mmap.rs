@@ -112,6 +112,17 @@ impl Map {
         unsafe { std::slice::from_raw_parts(self.raw.as_ptr().add(offset as usize), len) }
     }
 
+    /// Brings the pages of `from..to` in, ready to be written, as far as the file has them.
+    pub fn populate(&self, from: u64, to: u64) {
+        let to = to.min(self.len());
+        if from < to {
+            let len = (to - from) as usize;
+            let _ = self
+                .raw
+                .advise_range(Advice::PopulateWrite, from as usize, len);
+        }
+    }
+
     /// Tells the kernel how the segment will be used from now on.
     pub fn advise(&self, advice: Advice) {
         let _ = self.raw.advise(advice);
