@@ -19,8 +19,11 @@ use crate::engine::segment::{Slot, View};
 use crate::index::Index;
 use crate::storage::location::{Word, hash_bits, table_hash};
 
-/// Entries beyond which a second thread is worth starting.
+/// Entries beyond which more than one thread is worth starting.
 const PARALLEL_ENTRIES: usize = 200_000;
+
+/// Beyond these memory is the limit.
+const THREADS_MAX: usize = 8;
 
 /// What one segment contributes.
 pub struct Source<'a> {
@@ -44,8 +47,6 @@ pub fn load(index: &Index<View>, sources: &[Source<'_>]) {
         }
         by_window[usize::from(base)..end].fill(i as u32);
         total += source.entries.len();
-        let payload: u64 = source.entries.iter().map(HintEntry::size).sum();
-        source.slot.payload.store(payload, Ordering::Relaxed);
     }
     let shards = 1usize << index.bits();
     let loader = Loader {
@@ -53,19 +54,32 @@ pub fn load(index: &Index<View>, sources: &[Source<'_>]) {
         sources,
         by_window: &by_window,
     };
-    if total >= PARALLEL_ENTRIES && shards > 1 && cores() > 1 {
-        let middle = shards / 2;
-        std::thread::scope(|scope| {
-            scope.spawn(|| loader.shards(middle..shards));
-            loader.shards(0..middle);
-        });
-    } else {
-        loader.shards(0..shards);
-    }
+    let parts = match total >= PARALLEL_ENTRIES {
+        true => threads().min(shards),
+        false => 1,
+    };
+    // Allocated here, not by the threads: their heaps would grow by one system call a table, each
+    // stopping the page faults of all others.
+    let usual = total / shards;
+    let mut tables: Vec<_> = (0..shards)
+        .map(|_| HashTable::with_capacity(usual))
+        .collect();
+    let loader = &loader;
+    std::thread::scope(|scope| {
+        let mut first = 0;
+        for i in 1..parts {
+            let end = shards * i / parts;
+            let mine: Vec<_> = tables.drain(..end - first).collect();
+            scope.spawn(move || loader.shards(first, mine));
+            first = end;
+        }
+        loader.shards(first, tables);
+    });
 }
 
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+/// How many threads opening a store may use.
+pub fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(THREADS_MAX))
 }
 
 struct Loader<'a> {
@@ -75,7 +89,8 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn shards(&self, range: std::ops::Range<usize>) {
+    /// Fills `tables` for the shards from `first` on and installs them.
+    fn shards(&self, first: usize, tables: Vec<HashTable<Word>>) {
         let bits = self.index.bits();
         let mut cursors: Vec<usize> = self
             .sources
@@ -83,11 +98,12 @@ impl Loader<'_> {
             .map(|source| {
                 source
                     .entries
-                    .partition_point(|e| shard_of(e.fingerprint().lo, bits) < range.start)
+                    .partition_point(|e| shard_of(e.fingerprint().lo, bits) < first)
             })
             .collect();
         let mut live = vec![0u64; self.sources.len()];
-        for shard in range {
+        let mut payload = vec![0u64; self.sources.len()];
+        for (shard, table) in (first..).zip(tables) {
             let mut runs: Vec<&[HintEntry]> = Vec::with_capacity(self.sources.len());
             for (source, cursor) in self.sources.iter().zip(&mut cursors) {
                 let rest = &source.entries[*cursor..];
@@ -95,21 +111,29 @@ impl Loader<'_> {
                 runs.push(&rest[..len]);
                 *cursor += len;
             }
-            let table = self.shard(&runs, &mut live);
+            let table = self.shard(table, &runs, &mut live, &mut payload);
             self.index.install(shard, table);
         }
-        for (source, live) in self.sources.iter().zip(live) {
+        for ((source, live), payload) in self.sources.iter().zip(live).zip(payload) {
             source.slot.live.fetch_add(live, Ordering::Relaxed);
+            source.slot.payload.fetch_add(payload, Ordering::Relaxed);
         }
     }
 
-    fn shard(&self, runs: &[&[HintEntry]], live: &mut [u64]) -> HashTable<Word> {
+    fn shard(
+        &self,
+        mut table: HashTable<Word>,
+        runs: &[&[HintEntry]],
+        live: &mut [u64],
+        payload: &mut [u64],
+    ) -> HashTable<Word> {
         let total = runs.iter().map(|run| run.len()).sum();
-        let mut table: HashTable<Word> = HashTable::with_capacity(total);
+        table.reserve(total, |word| table_hash(word.bits()));
         let mut tombstones: Vec<(Word, usize, u64)> = Vec::new();
         for (i, run) in runs.iter().enumerate() {
             let mut previous: Option<Fingerprint> = None;
             for entry in *run {
+                payload[i] += entry.size();
                 let fp = entry.fingerprint();
                 // Within a segment the newest of a key comes first.
                 if previous.replace(fp) == Some(fp) {

@@ -11,7 +11,8 @@ mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use kvs_format::DecodeError;
 use kvs_format::hash::HashKey;
@@ -36,6 +37,9 @@ use crate::storage::fs::{Access, Fs, FsFile};
 use crate::storage::mmap::MapWriter;
 use crate::storage::window::Windows;
 use verdict::{Stopped, Successor, Verdict, verdict};
+
+/// Bytes of ended segments beyond which more than one thread is worth starting.
+const PARALLEL_BYTES: u64 = 16 << 20;
 
 /// Bytes written back at a time.
 const REDIRTY_BYTES: usize = 1 << 20;
@@ -103,6 +107,31 @@ struct Opened<F: Fs> {
     header: SegmentHeader,
     file: F::File,
     file_len: u64,
+}
+
+/// What reading a segment gave and took.
+struct Whole {
+    entries: Entries,
+    /// How much of the segment its hint covers.
+    covered: u64,
+    hints_used: u64,
+    /// Records scanned, and their bytes.
+    records: u64,
+    bytes: u64,
+    damage: Option<Error>,
+}
+
+impl Default for Whole {
+    fn default() -> Self {
+        Self {
+            entries: Entries::Own(Vec::new()),
+            covered: 0,
+            hints_used: 0,
+            records: 0,
+            bytes: 0,
+            damage: None,
+        }
+    }
 }
 
 struct Driver<'a, F: Fs> {
@@ -308,7 +337,7 @@ impl<F: Fs> Driver<'_, F> {
         let clean = catalog.clean.is_some() || catalog.unsealed().next().is_none();
         self.report.clean = clean && !catalog.poisoned;
 
-        let mut ended: Vec<(Opened<F>, Entries)> = Vec::new();
+        let mut to_read: Vec<(Opened<F>, End)> = Vec::new();
         let mut unsealed: Vec<Opened<F>> = Vec::new();
         let metas: Vec<SegmentMeta> = catalog.live.values().copied().collect();
         for meta in metas {
@@ -319,12 +348,15 @@ impl<F: Fs> Driver<'_, F> {
                     continue;
                 }
             };
-            if meta.end.is_some() {
-                let entries = self.read_ended(&opened)?;
-                ended.push((opened, entries));
-            } else {
-                unsealed.push(opened);
+            match meta.end {
+                Some(end) => to_read.push((opened, end)),
+                None => unsealed.push(opened),
             }
+        }
+        let mut ended: Vec<(Opened<F>, Entries)> = Vec::new();
+        for (whole, (opened, _)) in self.read_ended(&to_read).into_iter().zip(to_read) {
+            let (entries, _) = self.note(whole?)?;
+            ended.push((opened, entries));
         }
 
         let log = match catalog.clean {
@@ -419,17 +451,13 @@ impl<F: Fs> Driver<'_, F> {
     }
 
     /// Entries of a segment whose records count up to `length`, with LSN `end_lsn` last; all of them
-    /// must be valid. Returns also how much a hint covers.
-    fn read_whole(
-        &mut self,
-        opened: &Opened<F>,
-        length: u64,
-        end_lsn: u64,
-    ) -> Result<(Entries, u64)> {
-        let name = name::segment(opened.meta.id);
+    /// must be valid.
+    fn read_whole(&self, opened: &Opened<F>, length: u64, end_lsn: u64) -> Result<Whole> {
+        let mut whole = Whole::default();
         if length == PAGE_BYTES {
-            return Ok((Entries::Own(Vec::new()), 0));
+            return Ok(whole);
         }
+        let name = name::segment(opened.meta.id);
         let merged = opened.meta.kind == SegmentKind::Merged;
         let hint = self
             .hint(opened, length)
@@ -437,34 +465,70 @@ impl<F: Fs> Driver<'_, F> {
                 true => merged || hint.end_lsn == end_lsn,
                 false => !merged,
             });
-        self.report.hints_used += u64::from(hint.is_some());
+        whole.covered = hint.as_ref().map_or(0, |hint| hint.covered);
+        whole.hints_used = u64::from(hint.is_some());
         let (from, next_lsn) = match hint {
-            Some(hint) if hint.covered == length => return Ok((Entries::Hint(hint), length)),
+            Some(hint) if hint.covered == length => {
+                whole.entries = Entries::Hint(hint);
+                return Ok(whole);
+            }
             Some(ref hint) => (hint.covered, hint.end_lsn.saturating_add(1)),
             None => (PAGE_BYTES, 0),
         };
         let scanned = self.scan(opened, from, length, next_lsn)?;
-        let whole = scanned.stop.offset == length && scanned.stop.reason.is_none();
-        let ends = opened.meta.kind == SegmentKind::Merged
-            || scanned.stop.next_lsn.checked_sub(1) == Some(end_lsn);
-        if !whole || !ends {
+        (whole.records, whole.bytes) = (scanned.records, scanned.bytes);
+        let ends = scanned.stop.offset == length && scanned.stop.reason.is_none();
+        let ordered = merged || scanned.stop.next_lsn.checked_sub(1) == Some(end_lsn);
+        if !ends || !ordered {
             let stop = scanned.stop;
             let reason = stop.reason.unwrap_or(DecodeError::BadLsn {
                 expected: end_lsn,
                 found: stop.next_lsn.saturating_sub(1),
             });
-            let error = self.corrupt(&name, stop.rejected_at, reason);
-            self.damaged(error)?;
+            whole.damage = Some(self.corrupt(&name, stop.rejected_at, reason));
         }
-        let covered = hint.as_ref().map_or(0, |hint| hint.covered);
-        Ok((Entries::Own(self.merge(hint, scanned.entries)), covered))
+        whole.entries = Entries::Own(self.merge(hint, scanned.entries));
+        Ok(whole)
     }
 
-    fn read_ended(&mut self, opened: &Opened<F>) -> Result<Entries> {
-        let Some(end) = opened.meta.end else {
-            return Ok(Entries::Own(Vec::new()));
+    /// Reads the ended segments, by several threads if that is worth it. Whatever was found, in the
+    /// order asked for.
+    fn read_ended(&self, segments: &[(Opened<F>, End)]) -> Vec<Result<Whole>> {
+        let results: Vec<OnceLock<Result<Whole>>> =
+            segments.iter().map(|_| OnceLock::new()).collect();
+        let next = AtomicUsize::new(0);
+        let read = || {
+            while let Some(i) = Some(next.fetch_add(1, Ordering::Relaxed))
+                && let Some((opened, end)) = segments.get(i)
+            {
+                let whole = self.read_whole(opened, end.length, end.end_lsn);
+                assert!(results[i].set(whole).is_ok(), "each is read once");
+            }
         };
-        Ok(self.read_whole(opened, end.length, end.end_lsn)?.0)
+        let bytes: u64 = segments.iter().map(|(_, end)| end.length).sum();
+        let threads = match self.config.threads && bytes >= PARALLEL_BYTES {
+            true => load::threads().min(segments.len()),
+            false => 1,
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(read);
+            }
+            read();
+        });
+        let whole = |result: OnceLock<_>| result.into_inner().expect("every segment was read");
+        results.into_iter().map(whole).collect()
+    }
+
+    /// Puts down in the report what reading a segment took and found.
+    fn note(&mut self, whole: Whole) -> Result<(Entries, u64)> {
+        self.report.hints_used += whole.hints_used;
+        self.report.records_scanned += whole.records;
+        self.report.bytes_scanned += whole.bytes;
+        if let Some(error) = whole.damage {
+            self.damaged(error)?;
+        }
+        Ok((whole.entries, whole.covered))
     }
 
     fn hint(&self, opened: &Opened<F>, vouched: u64) -> Option<Hint> {
@@ -478,13 +542,7 @@ impl<F: Fs> Driver<'_, F> {
         )
     }
 
-    fn scan(
-        &mut self,
-        opened: &Opened<F>,
-        from: u64,
-        limit: u64,
-        next_lsn: u64,
-    ) -> Result<Scanned> {
+    fn scan(&self, opened: &Opened<F>, from: u64, limit: u64, next_lsn: u64) -> Result<Scanned> {
         let name = name::segment(opened.meta.id);
         let scanned = scan(
             &opened.file,
@@ -495,8 +553,6 @@ impl<F: Fs> Driver<'_, F> {
             &self.hash_key,
         )
         .map_err(io_at(self.fs, "read the segment", &name))?;
-        self.report.records_scanned += scanned.records;
-        self.report.bytes_scanned += scanned.bytes;
         Ok(scanned)
     }
 
@@ -521,7 +577,8 @@ impl<F: Fs> Driver<'_, F> {
             ..Log::default()
         };
         for opened in unsealed {
-            let (entries, hinted) = self.read_whole(&opened, length, lsn)?;
+            let whole = self.read_whole(&opened, length, lsn)?;
+            let (entries, hinted) = self.note(whole)?;
             if self.record_follows(&opened, length)? {
                 let reason = DecodeError::BadLsn {
                     expected: 0,
@@ -570,6 +627,8 @@ impl<F: Fs> Driver<'_, F> {
                 (None, _) => (PAGE_BYTES, 0),
             };
             let scanned = self.scan(&opened, from, opened.file_len, next_lsn)?;
+            self.report.records_scanned += scanned.records;
+            self.report.bytes_scanned += scanned.bytes;
             let marks = find_marks(
                 &opened.file,
                 &opened.header,
