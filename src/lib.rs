@@ -14,8 +14,9 @@ pub use engine::report::{
     CloseReport, CompactReport, Damage, RecoveryReport, SegmentKind, SegmentStats, Stats, TornTail,
     VerifyReport,
 };
+pub use engine::rmw::Update;
 pub use engine::value::{Key, Value};
-pub use engine::{Iter, Keys, Prefix, Store};
+pub use engine::{Iter, Keys, Prefix, Reader, Store};
 pub use engines::KvStore;
 
 #[cfg(feature = "testing")]

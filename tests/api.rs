@@ -324,6 +324,71 @@ fn concurrent_writers_and_readers_of_both_levels_lose_nothing() {
 }
 
 #[test]
+fn a_reader_sees_the_newest_values_and_its_slices_outlive_everything_but_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options::new().segment_bytes(64 << 10);
+    let store = options.open(dir.path()).unwrap();
+    let value = |i: u32, round: u32| vec![(i + round) as u8; 300];
+    let mut reader = store.reader();
+    let mut held = Vec::new();
+    for round in 0..20u32 {
+        for i in 0..200u32 {
+            store.set(i.to_be_bytes(), value(i, round)).unwrap();
+            assert_eq!(
+                reader.get(i.to_be_bytes()).unwrap().unwrap(),
+                value(i, round)
+            );
+            if i % 50 == 0 {
+                held.push((i, round, reader.get(i.to_be_bytes()).unwrap().unwrap()));
+            }
+        }
+        store.compact().unwrap();
+        assert!(reader.get("absent").unwrap().is_none());
+    }
+    for (i, round, slice) in &held {
+        assert_eq!(
+            *slice,
+            value(*i, *round),
+            "mapped as long as the reader lives"
+        );
+    }
+    assert!(store.stats().pinned_bytes > 0, "and that is counted");
+    reader.refresh();
+    assert_eq!(store.stats().pinned_bytes, 0);
+    assert_eq!(
+        reader.get(7u32.to_be_bytes()).unwrap().unwrap(),
+        value(7, 19)
+    );
+}
+
+#[test]
+fn many_keys_at_once_are_as_many_gets() {
+    let store = Options::new()
+        .segment_bytes(64 << 10)
+        .open_in_memory()
+        .unwrap();
+    for i in 0..500u32 {
+        store
+            .set(i.to_be_bytes(), i.to_string().repeat(i as usize % 60))
+            .unwrap();
+    }
+    for i in (0..500u32).step_by(7) {
+        store.remove(i.to_be_bytes()).unwrap();
+    }
+    let keys: Vec<_> = (0..600u32)
+        .rev()
+        .chain(0..40)
+        .map(u32::to_be_bytes)
+        .collect();
+    let together = store.get_many(&keys).unwrap();
+    assert_eq!(together.len(), keys.len());
+    for (key, value) in keys.iter().zip(together) {
+        assert_eq!(value.as_deref(), store.get(key).unwrap().as_deref());
+    }
+    assert!(store.get_many::<&[u8]>(&[]).unwrap().is_empty());
+}
+
+#[test]
 fn an_iterator_shows_the_store_as_it_was() {
     let store = Options::new()
         .segment_bytes(64 << 10)

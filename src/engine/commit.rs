@@ -1,8 +1,4 @@
-//! From stored to durable: tickets, the pending table, group commit, poison.
-//!
-//! A `Sync` write is stored at once but enters the index only when it is durable. Until then it is
-//! *pending*. Any write to a key that has a pending version joins the queue behind it, so per key
-//! what readers see follows LSN order.
+//! From stored to durable: group commit, poison.
 //!
 //! Group commit: whoever waits first leads. The leader states in a MARK what the last group made
 //! durable, notes the last LSN, lets go of the section, syncs the unsealed segments oldest first,
@@ -13,169 +9,21 @@
 //! store is poisoned: pending writes are discarded, keys written since the last good sync refuse to
 //! be read, nothing more is written.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::io;
-use std::path::PathBuf;
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
-use kvs_format::hash::Fingerprint;
 use kvs_format::name;
 use kvs_format::record::{Draft, Framing, Kind};
 use kvs_format::scan::{Scanner, Step};
 use kvs_format::system::{MARK_RECORD_BYTES, Mark};
-use parking_lot::{Condvar, Mutex};
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::little_endian::U64;
 
 use crate::engine::core::{Engine, Section};
 use crate::engine::error::{Error, Result};
-use crate::engine::writer::Change;
+use crate::engine::pending::Ticket;
+use crate::engine::waiters::Failure;
 use crate::storage::fs::Fs;
-
-/// A place in the queue: the LSN that must be durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Ticket(pub(crate) u64);
-
-/// A write that is stored but not durable, and not in the index.
-#[derive(Debug)]
-pub(crate) struct PendingWrite {
-    /// LSN of its last record.
-    pub(crate) lsn: u64,
-    /// What it changes, all at once.
-    pub(crate) changes: Vec<Change>,
-}
-
-/// The newest pending version of a key.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PendingKey {
-    pub(crate) lsn: u64,
-    /// False for a tombstone.
-    pub(crate) present: bool,
-}
-
-/// All pending writes; only the section touches it.
-#[derive(Debug, Default)]
-pub(crate) struct Pending {
-    queue: VecDeque<PendingWrite>,
-    newest: HashMap<Fingerprint, PendingKey>,
-}
-
-impl Pending {
-    #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.newest.is_empty()
-    }
-
-    pub(crate) fn get(&self, fingerprint: Fingerprint) -> Option<PendingKey> {
-        self.newest.get(&fingerprint).copied()
-    }
-
-    pub(crate) fn push(&mut self, write: PendingWrite) {
-        for change in &write.changes {
-            let newest = PendingKey {
-                lsn: write.lsn,
-                present: change.new.is_some(),
-            };
-            self.newest.insert(change.fingerprint, newest);
-        }
-        self.queue.push_back(write);
-    }
-
-    fn pop_durable(&mut self, durable_lsn: u64) -> Option<PendingWrite> {
-        self.queue
-            .front()
-            .filter(|write| write.lsn <= durable_lsn)?;
-        let write = self.queue.pop_front()?;
-        for change in &write.changes {
-            let newest = self.newest.get(&change.fingerprint);
-            if newest.is_some_and(|newest| newest.lsn == write.lsn) {
-                self.newest.remove(&change.fingerprint);
-            }
-        }
-        Some(write)
-    }
-
-    fn clear(&mut self) {
-        self.queue.clear();
-        self.newest.clear();
-    }
-}
-
-/// What a failed sync said, to be told to every waiter of its group.
-#[derive(Clone, Debug)]
-struct Failure {
-    op: &'static str,
-    path: PathBuf,
-    kind: io::ErrorKind,
-    code: Option<i32>,
-}
-
-impl Failure {
-    fn of(error: &Error) -> Self {
-        match error {
-            Error::Io { op, path, source } => Self {
-                op,
-                path: path.clone(),
-                kind: source.kind(),
-                code: source.raw_os_error(),
-            },
-            _ => Self {
-                op: "complete the commit",
-                path: PathBuf::new(),
-                kind: io::ErrorKind::Other,
-                code: None,
-            },
-        }
-    }
-
-    fn to_error(&self) -> Error {
-        Error::Io {
-            op: self.op,
-            path: self.path.clone(),
-            source: match self.code {
-                Some(code) => io::Error::from_raw_os_error(code),
-                None => self.kind.into(),
-            },
-        }
-    }
-}
-
-#[derive(Debug)]
-struct State {
-    durable_lsn: u64,
-    leading: bool,
-    failure: Option<Failure>,
-}
-
-/// Where waiters meet.
-#[derive(Debug)]
-pub(crate) struct Commit {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-impl Commit {
-    pub(crate) fn new(durable_lsn: u64) -> Self {
-        Self {
-            state: Mutex::new(State {
-                durable_lsn,
-                leading: false,
-                failure: None,
-            }),
-            changed: Condvar::new(),
-        }
-    }
-}
-
-impl Commit {
-    /// Lets all waiters go with an error: the first one that is told counts.
-    fn fail(&self, error: &Error) {
-        let mut state = self.state.lock();
-        state.failure.get_or_insert_with(|| Failure::of(error));
-        drop(state);
-        self.changed.notify_all();
-    }
-}
 
 /// Gives leadership back, and poisons if the leader did not get to the end.
 struct Leadership<'a, F: Fs> {
@@ -243,6 +91,7 @@ impl<F: Fs> Engine<F> {
             // Oldest first: what is durable is always a prefix of the log.
             let active = section.active.as_ref().map(|active| &active.segment);
             let segments: Vec<_> = section.sealing.iter().chain(active).cloned().collect();
+            section.deadlines.close_group();
             (section.next_lsn - 1, segments)
         };
         for segment in &segments {
@@ -260,6 +109,7 @@ impl<F: Fs> Engine<F> {
         let mut section = self.section.lock();
         // Somebody else's sync may have failed meanwhile: then this one proves nothing.
         self.check_trusted(&mut section)?;
+        section.deadlines.group_is_durable();
         self.became_durable(&mut section, end)
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kvs_format::segment::PAGE_BYTES;
 use kvs_format::system::CLOSING_BYTES;
 
-use crate::engine::options::{Durability, Entropy, Options, SEGMENT_BYTES_MAX};
+use crate::engine::options::{Clock, Durability, Entropy, Options, SEGMENT_BYTES_MAX};
 
 /// Smallest segment of a store that chooses its own sizes.
 const GROWING_BYTES_MIN: u64 = 4 << 20;
@@ -32,6 +32,8 @@ pub struct Config {
     pub trim: bool,
     /// Source of salts.
     pub entropy: Entropy,
+    /// Time since some moment in the past; never goes back.
+    pub clock: Clock,
 }
 
 impl Config {
@@ -46,6 +48,10 @@ impl Config {
             shard_bits: options.shard_bits,
             threads: true,
             trim: true,
+            clock: Arc::new({
+                let start = std::time::Instant::now();
+                move || start.elapsed()
+            }),
             entropy: Arc::new(|| {
                 let mut bytes = [0u8; 16];
                 let flags = rustix::rand::GetRandomFlags::empty();

@@ -19,14 +19,17 @@ use kvs_format::hash::{Fingerprint, HashKey};
 use parking_lot::{Mutex, RwLock};
 
 use crate::engine::catalog::{End, LogEnd, Manifest};
-use crate::engine::commit::{Commit, Pending};
+
 use crate::engine::config::Config;
+use crate::engine::deadlines::{Deadlines, Interval};
 use crate::engine::error::{Error, Result};
+use crate::engine::pending::Pending;
 use crate::engine::populate::{Ahead, Populate};
 use crate::engine::recovery::{Recovered, Resumable, recover};
 use crate::engine::report::RecoveryReport;
 use crate::engine::segment::{Segment, View};
-use crate::engine::upkeep::Upkeep;
+use crate::engine::tasks::Upkeep;
+use crate::engine::waiters::Commit;
 use crate::index::Index;
 use crate::storage::fs::Fs;
 use crate::storage::mmap::{Map, MapWriter};
@@ -54,6 +57,7 @@ pub struct Engine<F: Fs> {
     pub(crate) commit: Commit,
     pub(crate) upkeep: Upkeep<F>,
     pub(crate) populate: Populate,
+    pub(crate) interval: Interval,
     /// A sync failed.
     pub(crate) poisoned: AtomicBool,
     /// Keys written since the last good sync, once poisoned.
@@ -85,6 +89,7 @@ pub struct Section<F: Fs> {
     /// What the last MARK stated.
     pub(crate) marked_lsn: u64,
     pub(crate) pending: Pending,
+    pub(crate) deadlines: Deadlines,
     /// Bytes of data records in all segments.
     pub(crate) payload: u64,
     /// Those of them that are not the newest of their key.
@@ -167,6 +172,7 @@ impl<F: Fs> Engine<F> {
                 durable_lsn,
                 marked_lsn: 0,
                 pending: Pending::default(),
+                deadlines: Deadlines::default(),
                 payload,
                 dead,
                 compact_floor: 0,
@@ -178,6 +184,7 @@ impl<F: Fs> Engine<F> {
             commit: Commit::new(durable_lsn),
             upkeep: Upkeep::default(),
             populate: Populate::default(),
+            interval: Interval::default(),
             poisoned: AtomicBool::new(false),
             undurable: OnceLock::new(),
             version: AtomicU64::new(0),

@@ -104,6 +104,10 @@ pub enum Error {
     Poisoned,
     /// The store was closed.
     Closed,
+    /// The value to add to is not a decimal integer of 64 bits. Certainly not applied.
+    NotAnInteger,
+    /// The sum does not fit 64 bits. Certainly not applied.
+    Overflow,
     /// A value asked for as text is not UTF-8.
     NotUtf8(FromUtf8Error),
 }
@@ -160,6 +164,8 @@ impl fmt::Display for Error {
                 "an earlier sync failed: reopen the store to find out what reached the disk",
             ),
             Self::Closed => f.write_str("the store is closed"),
+            Self::NotAnInteger => f.write_str("the value is not an integer or out of range"),
+            Self::Overflow => f.write_str("the sum would overflow"),
             Self::NotUtf8(source) => write!(f, "value is not UTF-8: {source}"),
         }
     }

@@ -6,8 +6,9 @@ use kvs_format::record::{HEADER_BYTES, Kind};
 
 use crate::engine::core::Engine;
 use crate::engine::error::{Error, Result};
-use crate::engine::read::{now_ms, verified};
+use crate::engine::read::verified;
 use crate::engine::segment::View;
+use crate::engine::time::now_ms;
 use crate::engine::value::{Key, Value};
 use crate::index::ShardSnapshot;
 use crate::storage::fs::Fs;

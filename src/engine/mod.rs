@@ -11,22 +11,31 @@ mod commit;
 mod compaction;
 pub mod config;
 pub mod core;
+mod deadlines;
 pub mod error;
 mod hints;
+mod interval;
 mod iter;
 mod load;
+mod many;
 pub mod options;
+mod pending;
 mod populate;
 mod read;
+mod reader;
 mod recovery;
 mod registry;
 pub mod report;
+pub mod rmw;
 mod scan;
 mod segment;
 mod store;
+mod tasks;
+mod time;
 mod upkeep;
 pub mod value;
 mod verify;
+mod waiters;
 mod writer;
 
 #[cfg(feature = "testing")]
@@ -34,4 +43,5 @@ pub mod dump;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use reader::Reader;
 pub use store::{Iter, Keys, Prefix, Store};

@@ -1,9 +1,8 @@
 //! How a store is opened.
 
-use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::engine::Store;
 use crate::engine::error::{Error, Result};
 
 /// When a write returns, and what survives.
@@ -11,19 +10,35 @@ use crate::engine::error::{Error, Result};
 /// | level | returns | process killed | power cut | visible to readers |
 /// |---|---|---|---|---|
 /// | `Os` | when the bytes are in the kernel's hands | nothing acknowledged is lost | may lose the newest writes, a suffix | at return |
+/// | `Interval(d)` | as `Os`; a sync begins within `d / 2` | nothing acknowledged is lost | may lose the newest writes, a suffix that was acknowledged within `d` | at return |
 /// | `Sync` | after an `fdatasync` that began after the write | nothing acknowledged is lost | nothing acknowledged is lost | once durable |
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+///
+/// Writes of different levels mix freely, on one key too: per key, what readers see follows the order
+/// of the writes, and what survives a power cut is always a prefix of all writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Durability {
     /// The operating system has the bytes; it writes them when it likes.
-    #[default]
     Os,
+    /// As `Os`, and a thread of the store syncs. A write that stays undurable for the whole interval,
+    /// because the device is slow, makes the next ones wait until it is durable.
+    Interval(Duration),
     /// The device has the bytes. Concurrent writers share one sync.
     Sync,
 }
 
+impl Default for Durability {
+    /// `Interval` of one second.
+    fn default() -> Self {
+        Self::Interval(Duration::from_secs(1))
+    }
+}
+
 /// Where random bytes for salts come from.
 pub(crate) type Entropy = Arc<dyn Fn() -> std::io::Result<[u8; 16]> + Send + Sync>;
+
+/// What tells the time.
+pub(crate) type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 /// Smallest segment size that may be set, in bytes.
 pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
@@ -61,7 +76,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The defaults: [`Durability::Os`], verified reads, segments that grow with the store,
+    /// The defaults: [`Durability::Interval`] of one second, verified reads, segments that grow with the store,
     /// compaction when more than half of the store is garbage.
     #[must_use]
     pub fn new() -> Self {
@@ -76,7 +91,8 @@ impl Options {
         }
     }
 
-    /// When a write returns. Default: [`Durability::Os`].
+    /// When a write returns. Default: [`Durability::Interval`] of one second.
+    /// [`crate::Store::with_durability`] chooses another level for some calls.
     #[must_use]
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
@@ -129,28 +145,6 @@ impl Options {
     pub fn force_write_path(mut self, force: bool) -> Self {
         self.force_write_path = force;
         self
-    }
-
-    /// Opens the store in directory `path`, creating it if it does not exist and the options allow
-    /// writing.
-    ///
-    /// A store that this process has open already, with equal options, is shared.
-    ///
-    /// # Errors
-    /// [`Error::Locked`], [`Error::OptionsDiffer`], [`Error::Corrupt`], [`Error::Missing`],
-    /// [`Error::Unsafe`], [`Error::InvalidOption`], [`Error::Io`]. A refused open changes no byte.
-    pub fn open(&self, path: impl AsRef<Path>) -> Result<Store> {
-        self.check()?;
-        Store::open_with(path.as_ref(), self)
-    }
-
-    /// Opens a store that exists only in memory and goes with its last handle.
-    ///
-    /// # Errors
-    /// [`Error::InvalidOption`], [`Error::Io`].
-    pub fn open_in_memory(&self) -> Result<Store> {
-        self.check()?;
-        Store::open_memory(self)
     }
 
     pub(crate) fn check(&self) -> Result<()> {

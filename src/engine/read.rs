@@ -1,7 +1,5 @@
 //! Reading: find the candidates and pin them under the shard's lock, look at the log outside it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use kvs_format::DecodeError;
 use kvs_format::name;
 use kvs_format::record::{
@@ -11,6 +9,7 @@ use zerocopy::FromBytes;
 
 use crate::engine::core::Engine;
 use crate::engine::error::{Error, Result};
+use crate::engine::time::now_ms;
 use crate::engine::value::Value;
 use crate::storage::fs::{Fs, FsFile};
 use crate::storage::location::Word;
@@ -46,7 +45,7 @@ impl Candidates {
     }
 
     #[inline]
-    fn into_iter(self) -> impl Iterator<Item = (Word, Pin)> {
+    pub(crate) fn into_iter(self) -> impl Iterator<Item = (Word, Pin)> {
         self.first.into_iter().chain(self.rest)
     }
 }
@@ -73,16 +72,9 @@ pub(crate) enum Checks {
 
 impl Found {
     #[inline]
-    fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         self.expires_at.is_none_or(|at| at > now_ms())
     }
-}
-
-/// Milliseconds since 1970 by the wall clock.
-pub(crate) fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as u64)
 }
 
 /// The record at `offset` of a pinned segment, with both checks done.
@@ -225,7 +217,7 @@ impl<F: Fs> Engine<F> {
     }
 
     #[inline]
-    fn checks(&self) -> Checks {
+    pub(crate) fn checks(&self) -> Checks {
         match self.config.verify_reads {
             true => Checks::Both,
             false => Checks::None,
@@ -253,12 +245,24 @@ impl<F: Fs> Engine<F> {
     /// Two keys share 23 hash bits and a shard about once in eight million.
     #[cold]
     fn find_among_several(&self, hash: u64, key: &[u8]) -> Result<Option<(Pin, Found)>> {
-        for (word, pin) in self.candidates(hash).into_iter() {
+        self.find_among(self.candidates(hash), key)
+    }
+
+    fn find_among(&self, candidates: Candidates, key: &[u8]) -> Result<Option<(Pin, Found)>> {
+        for (word, pin) in candidates.into_iter() {
             if let Some(found) = self.matches(&pin, word, key, self.checks())? {
                 return Ok(found.is_alive().then_some((pin, found)));
             }
         }
         Ok(None)
+    }
+
+    /// The value of `key`, which is among `candidates` if it is anywhere.
+    #[inline]
+    pub(crate) fn value_among(&self, candidates: Candidates, key: &[u8]) -> Result<Option<Value>> {
+        Ok(self
+            .find_among(candidates, key)?
+            .map(|(pin, found)| Value::new(pin, found.value_offset, found.value_len)))
     }
 
     /// See [`crate::Store::get`].

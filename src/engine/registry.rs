@@ -1,8 +1,9 @@
-//! The stores this process has open, by directory, whatever path leads there.
+//! What this process has open, by directory, whatever path leads there.
 //!
 //! `flock` keeps other processes out; within one, a second open with equal options gets another
 //! handle of the same store, and one that comes while the last handle is being dropped waits for it.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
@@ -10,7 +11,6 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::engine::error::{Error, Result};
 use crate::engine::options::Options;
-use crate::engine::store::Handle;
 use crate::storage::real::DirectoryId;
 
 enum Entry {
@@ -18,7 +18,7 @@ enum Entry {
     Opening,
     /// It is open, or its last handle is on its way out.
     Open {
-        handle: Weak<Handle>,
+        handle: Weak<dyn Any + Send + Sync>,
         options: Options,
     },
 }
@@ -58,12 +58,12 @@ impl Drop for Claim {
 ///
 /// # Errors
 /// [`Error::OptionsDiffer`] if it is open with other options; what `open` returns.
-pub(crate) fn share(
+pub(crate) fn share<T: Any + Send + Sync>(
     id: DirectoryId,
     options: &Options,
     path: &std::path::Path,
-    open: impl FnOnce() -> Result<Arc<Handle>>,
-) -> Result<Arc<Handle>> {
+    open: impl FnOnce() -> Result<Arc<T>>,
+) -> Result<Arc<T>> {
     let mut table = TABLE.lock();
     while let Some(entry) = table.get_or_insert_default().get(&id) {
         if let Entry::Open {
@@ -71,6 +71,7 @@ pub(crate) fn share(
             options: others,
         } = entry
             && let Some(handle) = handle.upgrade()
+            && let Ok(handle) = handle.downcast()
         {
             return match others == options {
                 true => Ok(handle),
@@ -91,7 +92,7 @@ pub(crate) fn share(
     let handle = open()?;
     claim.0 = None;
     let entry = Entry::Open {
-        handle: Arc::downgrade(&handle),
+        handle: Arc::downgrade(&handle) as Weak<dyn Any + Send + Sync>,
         options: options.clone(),
     };
     TABLE.lock().get_or_insert_default().insert(id, entry);

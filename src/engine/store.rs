@@ -8,11 +8,13 @@ use parking_lot::Mutex;
 use crate::engine::batch::Batch;
 use crate::engine::config::Config;
 use crate::engine::core::Engine;
-use crate::engine::error::Result;
+use crate::engine::error::{Error, Result};
 use crate::engine::iter::Pairs;
-use crate::engine::options::Options;
+use crate::engine::options::{Durability, Options};
+use crate::engine::reader::Reader;
 use crate::engine::registry;
 use crate::engine::report::{CloseReport, CompactReport, RecoveryReport, Stats, VerifyReport};
+use crate::engine::rmw::Update;
 use crate::engine::value::{Key, Value};
 use crate::storage::fs::Access;
 use crate::storage::real::{DirectoryId, RealFs, StorePath};
@@ -83,6 +85,8 @@ impl Drop for Handle {
 #[derive(Clone)]
 pub struct Store {
     engine: Arc<Engine<RealFs>>,
+    /// Of the writes through this handle.
+    level: Durability,
     // Behind `engine`: dropped after it, so that closing finds the last reference.
     handle: Arc<Handle>,
 }
@@ -159,8 +163,12 @@ impl Store {
     fn of(handle: Arc<Handle>) -> Result<Self> {
         let engine = handle.engine.lock().clone();
         match engine {
-            Some(engine) => Ok(Self { engine, handle }),
-            None => Err(crate::engine::error::Error::Closed),
+            Some(engine) => Ok(Self {
+                level: engine.config.durability,
+                engine,
+                handle,
+            }),
+            None => Err(Error::Closed),
         }
     }
 
@@ -191,6 +199,50 @@ impl Store {
     #[inline]
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         self.engine.get(key.as_ref())
+    }
+
+    /// The newest values of `keys`, in their order, each as [`Store::get`] gives it.
+    ///
+    /// Not a snapshot: every key is looked up on its own. Cost: for many keys of a store larger than
+    /// the processor's caches less than half of as many gets, since their memory accesses overlap.
+    ///
+    /// # Errors
+    /// As [`Store::get`], for the first key that meets one.
+    pub fn get_many<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Value>>> {
+        self.engine.get_many(keys)
+    }
+
+    /// A reader for hot loops: it pins what it reads once, and its values are plain slices that
+    /// borrow it.
+    ///
+    /// ```
+    /// let store = kvs::Options::new().open_in_memory()?;
+    /// store.set("a", "1")?;
+    /// let reader = store.reader();
+    /// assert_eq!(reader.get("a")?, Some(&b"1"[..]));
+    /// # Ok::<(), kvs::Error>(())
+    /// ```
+    #[must_use]
+    pub fn reader(&self) -> Reader<'_> {
+        Reader::new(&self.engine)
+    }
+
+    /// This store with another level for the writes through the returned handle.
+    ///
+    /// ```
+    /// use kvs::Durability;
+    ///
+    /// let store = kvs::Options::new().open_in_memory()?;
+    /// store.set("draft", "may be lost in a power cut")?;
+    /// store.with_durability(Durability::Sync).set("order", "is on disk now")?;
+    /// # Ok::<(), kvs::Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_durability(&self, level: Durability) -> Self {
+        Self {
+            level,
+            ..self.clone()
+        }
     }
 
     /// Copies the newest value of `key` into `out`, replacing what it held; false if there is none.
@@ -234,7 +286,7 @@ impl Store {
     /// [`crate::Error::ReadOnly`], [`crate::Error::Closed`]. Unknown until reopened:
     /// [`crate::Error::Io`].
     pub fn set(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
-        self.engine.set(key.as_ref(), value.as_ref())
+        self.engine.set_at(self.level, key.as_ref(), value.as_ref())
     }
 
     /// Removes `key`; false if it had no value (then nothing is written).
@@ -242,7 +294,7 @@ impl Store {
     /// # Errors
     /// As [`Store::set`].
     pub fn remove(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        self.engine.remove(key.as_ref())
+        self.engine.remove_at(self.level, key.as_ref())
     }
 
     /// Applies all of `batch` or nothing, for readers and after any crash.
@@ -250,7 +302,71 @@ impl Store {
     /// # Errors
     /// As [`Store::set`], and [`crate::Error::BatchTooLarge`].
     pub fn write(&self, batch: &Batch) -> Result<()> {
-        self.engine.write(batch)
+        self.engine.write_at(self.level, batch)
+    }
+
+    /// Stores `value` under `key` if it has no value; whether it did.
+    ///
+    /// Atomic against all writers. If there is a value already, the call returns when that value is as
+    /// durable as its writer was promised.
+    ///
+    /// # Errors
+    /// As [`Store::set`].
+    pub fn set_if_absent(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<bool> {
+        self.engine
+            .set_if_absent(self.level, key.as_ref(), value.as_ref())
+    }
+
+    /// Makes `new` the value of `key` if its value is `expected`; whether it was. `None` stands for no
+    /// value, on both sides.
+    ///
+    /// Atomic against all writers of all levels.
+    ///
+    /// ```
+    /// let store = kvs::Options::new().open_in_memory()?;
+    /// assert!(store.compare_and_swap("lock", None, Some(b"me"))?);
+    /// assert!(!store.compare_and_swap("lock", None, Some(b"you"))?);
+    /// assert!(store.compare_and_swap("lock", Some(b"me"), None)?);
+    /// # Ok::<(), kvs::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Store::get`] and [`Store::set`].
+    pub fn compare_and_swap(
+        &self,
+        key: impl AsRef<[u8]>,
+        expected: Option<&[u8]>,
+        new: Option<&[u8]>,
+    ) -> Result<bool> {
+        self.engine
+            .compare_and_swap(self.level, key.as_ref(), expected, new)
+    }
+
+    /// Asks `update` what to do with the value of `key` and does it; returns the value it was asked
+    /// about.
+    ///
+    /// Atomic against all writers: if another one comes between, `update` is asked again about the
+    /// newer value, so it should do nothing but answer. A key that was to expire no longer does.
+    ///
+    /// # Errors
+    /// As [`Store::get`] and [`Store::set`].
+    pub fn fetch_update(
+        &self,
+        key: impl AsRef<[u8]>,
+        update: impl FnMut(Option<&[u8]>) -> Update,
+    ) -> Result<Option<Value>> {
+        self.engine.fetch_update(self.level, key.as_ref(), update)
+    }
+
+    /// Adds `by` to the decimal integer stored under `key`, 0 if there is none; returns the sum.
+    ///
+    /// Atomic against all writers. The key keeps its expiry.
+    ///
+    /// # Errors
+    /// [`crate::Error::NotAnInteger`], [`crate::Error::Overflow`]; as [`Store::get`] and
+    /// [`Store::set`].
+    pub fn increment(&self, key: impl AsRef<[u8]>, by: i64) -> Result<i64> {
+        self.engine.increment(self.level, key.as_ref(), by)
     }
 
     /// All pairs as they are now, in no stated order.
@@ -319,7 +435,7 @@ impl Store {
     /// # Errors
     /// What could not be done. Nothing that was durable is lost: the next open recovers.
     pub fn close(self) -> Result<CloseReport> {
-        let Self { engine, handle } = self;
+        let Self { engine, handle, .. } = self;
         drop(engine);
         match Arc::into_inner(handle) {
             None => Ok(CloseReport { closed: false }),
@@ -328,6 +444,30 @@ impl Store {
                 Ok(CloseReport { closed: true })
             }
         }
+    }
+}
+
+impl Options {
+    /// Opens the store in directory `path`, creating it if it does not exist and the options allow
+    /// writing.
+    ///
+    /// A store that this process has open already, with equal options, is shared.
+    ///
+    /// # Errors
+    /// [`Error::Locked`], [`Error::OptionsDiffer`], [`Error::Corrupt`], [`Error::Missing`],
+    /// [`Error::Unsafe`], [`Error::InvalidOption`], [`Error::Io`]. A refused open changes no byte.
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<Store> {
+        self.check()?;
+        Store::open_with(path.as_ref(), self)
+    }
+
+    /// Opens a store that exists only in memory and goes with its last handle.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`], [`Error::Io`].
+    pub fn open_in_memory(&self) -> Result<Store> {
+        self.check()?;
+        Store::open_memory(self)
     }
 }
 

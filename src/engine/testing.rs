@@ -3,15 +3,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use kvs_format::record::Kind;
 
+use crate::engine::batch::Batch;
 use crate::engine::compaction::plan::Mode;
 use crate::engine::config::Config;
 use crate::engine::core::Engine;
 use crate::engine::error::Result;
 use crate::engine::options::Options;
 use crate::engine::report::CompactReport;
+use crate::engine::writer::{One, When};
 use crate::storage::fs::{Access, Fs};
 use crate::storage::mmap::{Map, MapWriter};
 
@@ -22,9 +25,24 @@ pub use crate::engine::catalog::replay;
 /// # Errors
 /// As [`Options::open`].
 pub fn open<F: Fs>(fs: F, options: &Options, seed: u64) -> Result<Arc<Engine<F>>> {
+    // Time stands still: no interval is ever over.
+    open_by_clock(fs, options, seed, || Duration::ZERO)
+}
+
+/// As [`open`], with a clock that tells the time since some moment in the past.
+///
+/// # Errors
+/// As [`Options::open`].
+pub fn open_by_clock<F: Fs>(
+    fs: F,
+    options: &Options,
+    seed: u64,
+    clock: impl Fn() -> Duration + Send + Sync + 'static,
+) -> Result<Arc<Engine<F>>> {
     options.check()?;
     let mut config = Config::new(options);
     config.threads = false;
+    config.clock = Arc::new(clock);
     let counter = AtomicU64::new(seed);
     config.entropy = Arc::new(move || {
         // splitmix64 (Steele, Lea, Flood, 2014): distinct and well spread is all a salt needs here.
@@ -48,6 +66,30 @@ pub fn open<F: Fs>(fs: F, options: &Options, seed: u64) -> Result<Arc<Engine<F>>
 pub type IndexEntry = (Vec<u8>, u64, u64, u64);
 
 impl<F: Fs> Engine<F> {
+    /// [`crate::Store::set`].
+    ///
+    /// # Errors
+    /// As that.
+    pub fn set(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        self.set_at(self.config.durability, key, value)
+    }
+
+    /// [`crate::Store::remove`].
+    ///
+    /// # Errors
+    /// As that.
+    pub fn remove(&self, key: &[u8]) -> Result<bool> {
+        self.remove_at(self.config.durability, key)
+    }
+
+    /// [`crate::Store::write`].
+    ///
+    /// # Errors
+    /// As that.
+    pub fn write(&self, batch: &Batch) -> Result<()> {
+        self.write_at(self.config.durability, batch)
+    }
+
     /// Compacts the i-th of the ended segments if bit i of `mask` is set, and no other.
     ///
     /// # Errors
@@ -80,7 +122,13 @@ impl<F: Fs> Engine<F> {
     /// # Errors
     /// As [`crate::Store::set`].
     pub fn set_expiring(&self, key: &[u8], value: &[u8], expires_at: u64) -> Result<()> {
-        self.write_one(Kind::Set, Some(expires_at), key, value)
+        let one = One {
+            kind: Kind::Set,
+            expires_at: Some(expires_at),
+            key,
+            value,
+        };
+        self.write_one(self.config.durability, one, When::Always)
             .map(|_| ())
     }
 

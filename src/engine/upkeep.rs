@@ -7,10 +7,7 @@
 //! A failed sync in the background cannot poison at once (the section may be waiting for this very
 //! thread); it raises a flag that everybody who enters the section looks at first.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 
 use kvs_format::manifest::{AddBody, CleanBody, Edit, OpenedBody};
 use kvs_format::name;
@@ -18,102 +15,20 @@ use kvs_format::record::{Draft, Framing, Kind};
 use kvs_format::segment::{PAGE_BYTES, SegmentHeader, SegmentKind};
 use kvs_format::system::{Footer, Link};
 use memmap2::Advice;
-use parking_lot::{Condvar, Mutex};
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::little_endian::U64;
 
 use crate::engine::catalog::{End, LogEnd, seal_body};
-use crate::engine::commit::Ticket;
 use crate::engine::core::{Active, Engine, Section};
 use crate::engine::error::{Error, Result};
 use crate::engine::hints;
 use crate::engine::options::Durability;
+use crate::engine::pending::Ticket;
 use crate::engine::populate::Ahead;
 use crate::engine::segment::{Segment, Slot};
+use crate::engine::tasks::{FailOnPanic, Fresh, SealJob, Task};
 use crate::storage::error::StorageError;
 use crate::storage::fs::{Access, Fs, FsFile};
-use crate::storage::mmap::MapWriter;
-
-/// A segment that exists, durably, and holds no record yet.
-pub(crate) struct Fresh<F: Fs> {
-    pub(crate) segment: Arc<Segment<F>>,
-    pub(crate) map: MapWriter,
-    pub(crate) capacity: u64,
-}
-
-struct SealJob<F: Fs> {
-    segment: Arc<Segment<F>>,
-    map: MapWriter,
-    end: End,
-}
-
-enum Task<F: Fs> {
-    Prepare { bytes: u64 },
-    Seal(SealJob<F>),
-}
-
-struct State<F: Fs> {
-    tasks: VecDeque<Task<F>>,
-    prepared: Option<Fresh<F>>,
-    preparing: bool,
-    /// No segment could be prepared since the last rotation: not tried again before the next.
-    prepare_failed: bool,
-    /// LSN of the FOOTER of the last segment that was sealed; only grows.
-    sealed_lsn: u64,
-    worker: Option<JoinHandle<()>>,
-    stop: bool,
-}
-
-/// Work beside the writers.
-pub(crate) struct Upkeep<F: Fs> {
-    state: Mutex<State<F>>,
-    changed: Condvar,
-    failed: AtomicBool,
-}
-
-impl<F: Fs> Default for Upkeep<F> {
-    fn default() -> Self {
-        Self {
-            state: Mutex::new(State {
-                tasks: VecDeque::new(),
-                prepared: None,
-                preparing: false,
-                prepare_failed: false,
-                sealed_lsn: 0,
-                worker: None,
-                stop: false,
-            }),
-            changed: Condvar::new(),
-            failed: AtomicBool::new(false),
-        }
-    }
-}
-
-impl<F: Fs> Upkeep<F> {
-    /// A sync failed outside the section.
-    pub(crate) fn has_failed(&self) -> bool {
-        self.failed.load(Ordering::Acquire)
-    }
-
-    fn fail(&self) {
-        // Under the lock: whoever looked and is about to wait must not miss it.
-        let state = self.state.lock();
-        self.failed.store(true, Ordering::Release);
-        drop(state);
-        self.changed.notify_all();
-    }
-}
-
-/// A worker that panicked must not leave anybody waiting.
-struct FailOnPanic<'a, F: Fs>(&'a Engine<F>);
-
-impl<F: Fs> Drop for FailOnPanic<'_, F> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.upkeep.fail();
-        }
-    }
-}
 
 impl<F: Fs> Engine<F> {
     fn io(&self, op: &'static str, name: &str) -> impl Fn(std::io::Error) -> Error {
@@ -547,7 +462,7 @@ impl<F: Fs> Engine<F> {
     }
 
     fn work(&self) {
-        let _guard = FailOnPanic(self);
+        let _guard = FailOnPanic(&self.upkeep);
         loop {
             let task = {
                 let mut state = self.upkeep.state.lock();
@@ -621,6 +536,7 @@ impl<F: Fs> Engine<F> {
         };
         let flushed = self.wait(Ticket(last));
         self.populate.stop();
+        self.stop_interval();
         self.stop_worker();
         let mut section = self.section.lock();
         if self.upkeep.has_failed() {

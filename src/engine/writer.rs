@@ -8,7 +8,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use kvs_format::hash::Fingerprint;
 use kvs_format::name;
 use kvs_format::record::{Draft, Framing, Kind};
 use kvs_format::system::{
@@ -19,31 +18,85 @@ use zerocopy::IntoBytes;
 use zerocopy::byteorder::little_endian::{U32, U64};
 
 use crate::engine::batch::Batch;
-use crate::engine::commit::{PendingWrite, Ticket};
 use crate::engine::core::{Engine, Section};
 use crate::engine::error::{Error, Result};
 use crate::engine::options::Durability;
-use crate::engine::read::{Candidates, Checks, Found, now_ms};
-use crate::engine::segment::{Slot, View};
+use crate::engine::pending::{Change, PendingKey, PendingWrite, Place, Ticket};
+use crate::engine::read::{Candidates, Checks, Found};
+use crate::engine::segment::View;
 use crate::index::ShardMut;
 use crate::storage::fs::{Fs, FsFile};
 use crate::storage::location::Word;
 
-/// What a stored record changes in the index, once it may.
-#[derive(Clone, Debug)]
-pub(crate) struct Change {
-    pub(crate) fingerprint: Fingerprint,
-    pub(crate) key: Box<[u8]>,
-    /// Where the new version is; `None` for a tombstone.
-    pub(crate) new: Option<Place>,
+/// A record to be written.
+#[derive(Clone, Copy)]
+pub(crate) struct One<'a> {
+    pub(crate) kind: Kind,
+    pub(crate) expires_at: Option<u64>,
+    pub(crate) key: &'a [u8],
+    pub(crate) value: &'a [u8],
 }
 
-/// Where a record is.
-#[derive(Clone, Debug)]
-pub(crate) struct Place {
-    pub(crate) slot: Arc<Slot>,
-    pub(crate) offset: u64,
-    pub(crate) size: u64,
+impl<'a> One<'a> {
+    /// The removal of `key`.
+    pub(crate) fn tombstone(key: &'a [u8]) -> Self {
+        Self {
+            kind: Kind::Tombstone,
+            expires_at: None,
+            key,
+            value: &[],
+        }
+    }
+}
+
+/// Which version of a key somebody has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Version {
+    /// None at all.
+    None,
+    /// The one the index names. The segment is pinned as long as this is held: the word cannot come to
+    /// mean another record.
+    Indexed(Word),
+    /// One that is stored but not durable.
+    Pending(u64),
+}
+
+impl Version {
+    fn is_current(self, pending: Option<&PendingKey>, known: &Known) -> bool {
+        let indexed = known.found.map(|(word, _)| word);
+        match (self, pending) {
+            (Self::Pending(lsn), Some(pending)) => pending.lsn == lsn,
+            (Self::Indexed(word), None) => indexed == Some(word),
+            (Self::None, None) => indexed.is_none(),
+            // Also a pending one that is durable by now: it is looked at again.
+            (_, _) => false,
+        }
+    }
+}
+
+/// On what a write depends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum When {
+    /// On nothing, but that a key is removed only if it is there.
+    Always,
+    /// The key has no value.
+    Absent,
+    /// The key's version is still the one that was seen.
+    Unchanged(Version),
+}
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It is as durable and visible as its level says; whether the key had a value before.
+    Written {
+        /// It had.
+        present: bool,
+    },
+    /// Nothing to remove, or something there already. What that rests on is durable.
+    Needless,
+    /// The key has another version by now; nothing was written.
+    Changed,
 }
 
 /// What is known of a key before the section is entered.
@@ -104,23 +157,32 @@ impl<F: Fs> Engine<F> {
     }
 
     /// See [`crate::Store::set`].
-    pub fn set(&self, key: &[u8], value: &[u8]) -> Result<()> {
-        self.write_one(Kind::Set, None, key, value).map(|_| ())
+    #[inline]
+    pub fn set_at(&self, level: Durability, key: &[u8], value: &[u8]) -> Result<()> {
+        let one = One {
+            kind: Kind::Set,
+            expires_at: None,
+            key,
+            value,
+        };
+        self.write_one(level, one, When::Always).map(|_| ())
     }
 
     /// See [`crate::Store::remove`].
-    pub fn remove(&self, key: &[u8]) -> Result<bool> {
-        self.write_one(Kind::Tombstone, None, key, &[])
+    pub fn remove_at(&self, level: Durability, key: &[u8]) -> Result<bool> {
+        let outcome = self.write_one(level, One::tombstone(key), When::Always)?;
+        Ok(outcome == Outcome::Written { present: true })
     }
 
-    /// One record. Returns whether the key was there.
-    pub(crate) fn write_one(
-        &self,
-        kind: Kind,
-        expires_at: Option<u64>,
-        key: &[u8],
-        value: &[u8],
-    ) -> Result<bool> {
+    /// One record, if what `when` says holds at the moment it is stored.
+    #[inline]
+    pub(crate) fn write_one(&self, level: Durability, one: One<'_>, when: When) -> Result<Outcome> {
+        let One {
+            kind,
+            expires_at,
+            key,
+            value,
+        } = one;
         Self::check_sizes(key, value)?;
         let hash = self.hash_key.hash(key);
         let draft = Draft::new(kind, expires_at, key, value).expect("lengths were checked");
@@ -128,6 +190,9 @@ impl<F: Fs> Engine<F> {
         let known = self.look_up(hash, key)?;
 
         let mut guard = self.section.lock();
+        if let Durability::Interval(_) = level {
+            guard = self.keep_bound(guard)?;
+        }
         let section = &mut *guard;
         self.check_writable(section)?;
         let known = self.look_again(known, version, hash, key)?;
@@ -136,17 +201,26 @@ impl<F: Fs> Engine<F> {
             false => section.pending.get(self.hash_key.fingerprint(key)),
         };
         let present = match (pending, &known.found) {
-            (Some(pending), _) => pending.present,
-            (None, Some((_, found))) => found.expires_at.is_none_or(|at| at > now_ms()),
+            (Some(pending), _) => pending.new.as_ref().is_some_and(Place::is_alive),
+            (None, Some((_, found))) => found.is_alive(),
             (None, None) => false,
         };
-        if kind == Kind::Tombstone && !present {
+        let (unchanged, needless) = match when {
+            When::Always => (true, kind == Kind::Tombstone && !present),
+            When::Absent => (true, present),
+            When::Unchanged(version) => (version.is_current(pending, &known), false),
+        };
+        if !unchanged {
+            return Ok(Outcome::Changed);
+        }
+        let pending = pending.map(|pending| Ticket(pending.lsn));
+        if needless {
             drop(guard);
-            // The absence itself may rest on a write that is not durable yet.
-            if let Some(pending) = pending {
-                self.wait(Ticket(pending.lsn))?;
+            // What was seen may rest on a write that is not durable yet.
+            if let Some(ticket) = pending {
+                self.wait(ticket)?;
             }
-            return Ok(false);
+            return Ok(Outcome::Needless);
         }
         self.make_room(section, draft.size())?;
         let (lsn, offset) = self.append(section, &draft, Framing::Single, key, value)?;
@@ -158,18 +232,21 @@ impl<F: Fs> Engine<F> {
             .slot;
         let is_set = kind != Kind::Tombstone;
         let size = draft.size();
-        if self.config.durability == Durability::Os && pending.is_none() {
+        if level != Durability::Sync && pending.is_none() {
             let word = is_set.then(|| slot.word(hash, offset));
             if let Err(error) = self.publish_one(section, known, hash, key, word, size) {
                 self.poison(section);
                 return Err(error);
+            }
+            if let Durability::Interval(interval) = level {
+                self.owe_sync(section, interval);
             }
             let compact = self.wants_compaction(section);
             drop(guard);
             if compact {
                 self.compact_automatically();
             }
-            return Ok(present);
+            return Ok(Outcome::Written { present });
         }
         let change = Change {
             fingerprint: self.hash_key.fingerprint(key),
@@ -178,6 +255,7 @@ impl<F: Fs> Engine<F> {
                 slot: Arc::clone(slot),
                 offset,
                 size,
+                expires_at,
             }),
         };
         section.pending.push(PendingWrite {
@@ -190,11 +268,11 @@ impl<F: Fs> Engine<F> {
         if compact {
             self.compact_automatically();
         }
-        Ok(present)
+        Ok(Outcome::Written { present })
     }
 
     /// See [`crate::Store::write`].
-    pub fn write(&self, batch: &Batch) -> Result<()> {
+    pub fn write_at(&self, level: Durability, batch: &Batch) -> Result<()> {
         let Some(last) = batch.len().checked_sub(1) else {
             return Ok(());
         };
@@ -237,6 +315,9 @@ impl<F: Fs> Engine<F> {
             .expect("a batch head is within the limits");
 
         let mut guard = self.section.lock();
+        if let Durability::Interval(_) = level {
+            guard = self.keep_bound(guard)?;
+        }
         let section = &mut *guard;
         self.check_writable(section)?;
         self.make_room(section, head_draft.size() + bytes)?;
@@ -257,16 +338,20 @@ impl<F: Fs> Engine<F> {
                     slot: Arc::clone(&active.segment.slot),
                     offset,
                     size: draft.size(),
+                    expires_at: None,
                 });
             }
         }
         let joins = changes
             .iter()
             .any(|change| section.pending.get(change.fingerprint).is_some());
-        if self.config.durability == Durability::Os && !joins {
+        if level != Durability::Sync && !joins {
             if let Err(error) = self.publish(section, &changes) {
                 self.poison(section);
                 return Err(error);
+            }
+            if let Durability::Interval(interval) = level {
+                self.owe_sync(section, interval);
             }
             drop(guard);
         } else {
@@ -376,6 +461,14 @@ impl<F: Fs> Engine<F> {
 
     /// Publishes all `changes` at once: no reader sees some of them.
     pub(crate) fn publish(&self, section: &mut Section<F>, changes: &[Change]) -> Result<()> {
+        if let [change] = changes {
+            let hash = change.fingerprint.lo;
+            let known = self.look_up(hash, &change.key)?;
+            let new = change.new.as_ref();
+            let word = new.map(|place| place.slot.word(hash, place.offset));
+            let size = new.map_or(0, |place| place.size);
+            return self.publish_one(section, known, hash, &change.key, word, size);
+        }
         // Of a key that stands in the write twice, the last one counts.
         let mut last = std::collections::HashMap::new();
         for (i, change) in changes.iter().enumerate() {

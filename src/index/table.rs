@@ -90,7 +90,7 @@ impl<V> Index<V> {
     ///
     /// `visit` pins what it wants to look at later; it reads no record itself.
     #[inline]
-    pub fn candidates(&self, hash: u64, mut visit: impl FnMut(Word, &V)) {
+    pub fn candidates(&self, hash: u64, mut visit: impl FnMut(Word, &Arc<V>)) {
         let bits = hash_bits(hash);
         let shard = self.shard(hash).read();
         for word in shard.table.iter_hash(table_hash(bits)) {

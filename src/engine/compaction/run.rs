@@ -16,16 +16,16 @@ use zerocopy::IntoBytes;
 use zerocopy::byteorder::little_endian::U64;
 
 use crate::engine::catalog::End;
-use crate::engine::commit::Ticket;
 use crate::engine::compaction::plan::{GARBAGE_BYTES_MIN, Load, Mode, plan, wanted};
 use crate::engine::core::{Engine, Section};
 use crate::engine::error::{Error, Result};
 use crate::engine::hints;
 use crate::engine::options::SEGMENT_BYTES_MAX;
+use crate::engine::pending::Ticket;
 use crate::engine::report::CompactReport;
 use crate::engine::scan::{LastRecord, scan, summary, walk};
 use crate::engine::segment::Segment;
-use crate::engine::upkeep::Fresh;
+use crate::engine::tasks::Fresh;
 use crate::storage::fs::{Fs, FsFile};
 use crate::storage::location::Word;
 

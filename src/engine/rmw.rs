@@ -1,0 +1,231 @@
+//! Read-modify-write: atomic per key against all writers of all levels.
+//!
+//! Look at the newest version, decide, write on condition that it is still the newest. The first
+//! look is at the index alone, as any reader sees it. If the write then finds another version, the
+//! next look goes into the writer section and sees versions that are stored but not yet durable too;
+//! what was decided on such a version is answered only when that version is durable.
+//!
+//! Whoever has to look again was overtaken by a write that succeeded: some writer always gets on.
+
+use kvs_format::record::Kind;
+
+use crate::engine::core::Engine;
+use crate::engine::error::{Error, Result};
+use crate::engine::options::Durability;
+use crate::engine::pending::Ticket;
+use crate::engine::read::Checks;
+use crate::engine::value::Value;
+use crate::engine::writer::{One, Outcome, Version, When};
+use crate::storage::fs::Fs;
+
+/// What [`crate::Store::fetch_update`] does with a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// Nothing.
+    Keep,
+    /// Stores this value.
+    Set(Vec<u8>),
+    /// Removes the key.
+    Remove,
+}
+
+/// A key as it was found.
+struct Seen {
+    version: Version,
+    /// `None` also if it has expired.
+    value: Option<Value>,
+    expires_at: Option<u64>,
+}
+
+impl<F: Fs> Engine<F> {
+    /// See [`crate::Store::set_if_absent`].
+    pub fn set_if_absent(&self, level: Durability, key: &[u8], value: &[u8]) -> Result<bool> {
+        let one = One {
+            kind: Kind::Set,
+            expires_at: None,
+            key,
+            value,
+        };
+        let outcome = self.write_one(level, one, When::Absent)?;
+        Ok(outcome != Outcome::Needless)
+    }
+
+    /// See [`crate::Store::compare_and_swap`].
+    pub fn compare_and_swap(
+        &self,
+        level: Durability,
+        key: &[u8],
+        expected: Option<&[u8]>,
+        new: Option<&[u8]>,
+    ) -> Result<bool> {
+        let mut swapped = false;
+        self.update(level, key, false, |old| {
+            swapped = old == expected;
+            Ok(match (swapped, new) {
+                (false, _) => Update::Keep,
+                (true, Some(new)) => Update::Set(new.to_vec()),
+                (true, None) => Update::Remove,
+            })
+        })?;
+        Ok(swapped)
+    }
+
+    /// See [`crate::Store::fetch_update`].
+    pub fn fetch_update(
+        &self,
+        level: Durability,
+        key: &[u8],
+        mut update: impl FnMut(Option<&[u8]>) -> Update,
+    ) -> Result<Option<Value>> {
+        self.update(level, key, false, |old| Ok(update(old)))
+    }
+
+    /// See [`crate::Store::increment`].
+    pub fn increment(&self, level: Durability, key: &[u8], by: i64) -> Result<i64> {
+        let mut sum = 0;
+        self.update(level, key, true, |old| {
+            let old = match old {
+                None => 0,
+                Some(text) => integer(text).ok_or(Error::NotAnInteger)?,
+            };
+            sum = old.checked_add(by).ok_or(Error::Overflow)?;
+            Ok(Update::Set(sum.to_string().into_bytes()))
+        })?;
+        Ok(sum)
+    }
+
+    /// Returns the version that `update` was last asked about, which is the one it changed.
+    fn update(
+        &self,
+        level: Durability,
+        key: &[u8],
+        keep_expiry: bool,
+        mut update: impl FnMut(Option<&[u8]>) -> Result<Update>,
+    ) -> Result<Option<Value>> {
+        self.check_readable(key)?;
+        let mut seen = self.look(key)?;
+        loop {
+            let value;
+            let one = match update(seen.value.as_deref()) {
+                Ok(Update::Keep) => None,
+                Ok(Update::Remove) if seen.value.is_none() => None,
+                Ok(Update::Remove) => Some(One::tombstone(key)),
+                Ok(Update::Set(new)) => {
+                    value = new;
+                    Some(One {
+                        kind: Kind::Set,
+                        expires_at: seen
+                            .expires_at
+                            .filter(|_| keep_expiry && seen.value.is_some()),
+                        key,
+                        value: &value,
+                    })
+                }
+                Err(error) => {
+                    self.rests_on(seen.version)?;
+                    return Err(error);
+                }
+            };
+            let Some(one) = one else {
+                self.rests_on(seen.version)?;
+                return Ok(seen.value);
+            };
+            match self.write_one(level, one, When::Unchanged(seen.version))? {
+                Outcome::Changed => seen = self.look_deeply(key)?,
+                Outcome::Written { .. } | Outcome::Needless => return Ok(seen.value),
+            }
+        }
+    }
+
+    /// Waits until the version that an answer rests on is durable.
+    fn rests_on(&self, version: Version) -> Result<()> {
+        match version {
+            Version::Pending(lsn) => self.wait(Ticket(lsn)),
+            Version::None | Version::Indexed(_) => Ok(()),
+        }
+    }
+
+    /// The version that readers see.
+    fn look(&self, key: &[u8]) -> Result<Seen> {
+        let hash = self.hash_key.hash(key);
+        for (word, pin) in self.candidates(hash).into_iter() {
+            if let Some(found) = self.matches(&pin, word, key, Checks::Both)? {
+                return Ok(Seen {
+                    version: Version::Indexed(word),
+                    expires_at: found.expires_at,
+                    value: found
+                        .is_alive()
+                        .then(|| Value::new(pin, found.value_offset, found.value_len)),
+                });
+            }
+        }
+        Ok(Seen {
+            version: Version::None,
+            value: None,
+            expires_at: None,
+        })
+    }
+
+    /// The newest version, durable or not.
+    fn look_deeply(&self, key: &[u8]) -> Result<Seen> {
+        let fingerprint = self.hash_key.fingerprint(key);
+        let pending = {
+            let mut section = self.section.lock();
+            self.check_writable(&mut section)?;
+            section.pending.get(fingerprint).cloned()
+        };
+        let Some(pending) = pending else {
+            return self.look(key);
+        };
+        let version = Version::Pending(pending.lsn);
+        let Some(place) = pending.new else {
+            return Ok(Seen {
+                version,
+                value: None,
+                expires_at: None,
+            });
+        };
+        let pin = place.slot.stripes.pin();
+        let word = place.slot.word(fingerprint.lo, place.offset);
+        let found = self
+            .matches(&pin, word, key, Checks::Both)?
+            .expect("a pending write's record is of its key");
+        Ok(Seen {
+            version,
+            expires_at: found.expires_at,
+            value: found
+                .is_alive()
+                .then(|| Value::new(pin, found.value_offset, found.value_len)),
+        })
+    }
+}
+
+/// The number that `text` is, written as `i64` is displayed: no plus sign, no leading zeros.
+fn integer(text: &[u8]) -> Option<i64> {
+    let number: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    (number.to_string().as_bytes() == text).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_integer_is_what_an_integer_prints() {
+        for (text, number) in [
+            ("0", Some(0)),
+            ("-5", Some(-5)),
+            ("9223372036854775807", Some(i64::MAX)),
+            ("-9223372036854775808", Some(i64::MIN)),
+            ("9223372036854775808", None),
+            ("+5", None),
+            ("05", None),
+            ("-0", None),
+            (" 5", None),
+            ("5\n", None),
+            ("", None),
+        ] {
+            assert_eq!(integer(text.as_bytes()), number, "{text:?}");
+        }
+    }
+}
