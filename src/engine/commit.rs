@@ -2,7 +2,7 @@
 //!
 //! Group commit: whoever waits first leads. The leader states in a MARK what the last group made
 //! durable, notes the last LSN, lets go of the section, syncs the unsealed segments oldest first,
-//! takes the section again, publishes the group in LSN order and wakes all waiters at once. A write
+//! takes the section again, publishes the group in LSN order and lets all of the group go. A write
 //! that lands while the sync is under way belongs to the next group.
 //!
 //! A failed sync is final. The kernel may show bytes as clean that never reached the disk, so the
@@ -11,6 +11,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use kvs_format::name;
 use kvs_format::record::{Draft, Framing, Kind};
@@ -22,7 +23,6 @@ use zerocopy::byteorder::little_endian::U64;
 use crate::engine::core::{Engine, Section};
 use crate::engine::error::{Error, Result};
 use crate::engine::pending::Ticket;
-use crate::engine::waiters::Failure;
 use crate::storage::fs::Fs;
 
 /// Gives leadership back, and poisons if the leader did not get to the end.
@@ -35,14 +35,9 @@ impl<F: Fs> Drop for Leadership<'_, F> {
     fn drop(&mut self) {
         if !self.finished {
             self.engine.poisoned.store(true, Ordering::Release);
+            self.engine.commit.fail(&Error::Poisoned);
         }
-        let mut state = self.engine.commit.state.lock();
-        state.leading = false;
-        if !self.finished && state.failure.is_none() {
-            state.failure = Some(Failure::of(&Error::Poisoned));
-        }
-        drop(state);
-        self.engine.commit.changed.notify_all();
+        self.engine.commit.stop_leading();
     }
 }
 
@@ -52,32 +47,19 @@ impl<F: Fs> Engine<F> {
     /// # Errors
     /// What the failed sync said; the outcome is then unknown until the store is reopened.
     pub(crate) fn wait(&self, ticket: Ticket) -> Result<()> {
-        let mut state = self.commit.state.lock();
-        loop {
-            if state.durable_lsn >= ticket.0 {
-                return Ok(());
-            }
-            if let Some(failure) = &state.failure {
-                return Err(failure.to_error());
-            }
-            if state.leading {
-                self.commit.changed.wait(&mut state);
-                continue;
-            }
-            state.leading = true;
-            drop(state);
+        while self.commit.wait_or_lead(ticket.0)? {
             let mut leadership = Leadership {
                 engine: self,
                 finished: false,
             };
+            self.commit.gather();
             let led = self.lead();
             leadership.finished = true;
             if let Err(error) = &led {
                 self.commit.fail(error);
             }
-            drop(leadership);
-            state = self.commit.state.lock();
         }
+        Ok(())
     }
 
     /// One group: MARK, sync, publish.
@@ -94,6 +76,8 @@ impl<F: Fs> Engine<F> {
             section.deadlines.close_group();
             (section.next_lsn - 1, segments)
         };
+        self.commit.close_group();
+        let started = Instant::now();
         for segment in &segments {
             if let Err(source) = segment.sync() {
                 let error = Error::Io {
@@ -106,11 +90,16 @@ impl<F: Fs> Engine<F> {
                 return Err(error);
             }
         }
+        self.commit.note_sync(started.elapsed());
         let mut section = self.section.lock();
         // Somebody else's sync may have failed meanwhile: then this one proves nothing.
         self.check_trusted(&mut section)?;
         section.deadlines.group_is_durable();
-        self.became_durable(&mut section, end)
+        let durable = self.publish_durable(&mut section, end)?;
+        // Whoever is let go may want the section at once.
+        drop(section);
+        self.commit.advance(durable);
+        Ok(())
     }
 
     /// Refuses to make promises on top of a failed sync, whoever met it.
@@ -124,8 +113,15 @@ impl<F: Fs> Engine<F> {
         }
     }
 
-    /// Publishes what is durable up to `lsn`, in LSN order, and lets waiters go.
+    /// Publishes what is durable up to `lsn` and lets waiters go.
     pub(crate) fn became_durable(&self, section: &mut Section<F>, lsn: u64) -> Result<()> {
+        let durable = self.publish_durable(section, lsn)?;
+        self.commit.advance(durable);
+        Ok(())
+    }
+
+    /// Publishes, in LSN order, what is durable up to `lsn`; returns up to where everything is.
+    fn publish_durable(&self, section: &mut Section<F>, lsn: u64) -> Result<u64> {
         section.durable_lsn = section.durable_lsn.max(lsn);
         while let Some(write) = section.pending.pop_durable(section.durable_lsn) {
             if let Err(error) = self.publish(section, &write.changes) {
@@ -133,11 +129,7 @@ impl<F: Fs> Engine<F> {
                 return Err(error);
             }
         }
-        let mut state = self.commit.state.lock();
-        state.durable_lsn = state.durable_lsn.max(section.durable_lsn);
-        drop(state);
-        self.commit.changed.notify_all();
-        Ok(())
+        Ok(section.durable_lsn)
     }
 
     /// States in the log what the last sync made durable, if that is news and there is room.

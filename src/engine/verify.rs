@@ -91,6 +91,7 @@ impl<F: Fs> Engine<F> {
             index_bytes: self.index.bytes(),
             last_lsn: section.next_lsn - 1,
             durable_lsn: section.durable_lsn,
+            group_commits: self.commit.groups(),
             ..Stats::default()
         };
         for (id, segment) in segments.iter() {

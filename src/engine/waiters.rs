@@ -1,15 +1,28 @@
 //! Where threads wait for a sync: who leads, what is durable, what went wrong.
+//!
+//! Every waiting thread has a seat of its own and is told there, once, what became of it. So a group
+//! is let go without its threads queueing for one lock, and nobody is woken for nothing: those whose
+//! writes are durable return, and of the others one is told to lead.
+//!
+//! Invariants
+//! - `leading` is true from the moment a thread is told to lead until it has stopped.
+//! - A queued thread is told exactly once, by whoever takes it off the queue.
+//! - The queue is empty if nobody leads.
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
-use crate::engine::error::Error;
+use crate::engine::error::{Error, Result};
 
 /// What a failed sync said, to be told to every waiter of its group.
 #[derive(Clone, Debug)]
-pub(crate) struct Failure {
+struct Failure {
     op: &'static str,
     path: PathBuf,
     kind: io::ErrorKind,
@@ -17,7 +30,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    pub(crate) fn of(error: &Error) -> Self {
+    fn of(error: &Error) -> Self {
         match error {
             Error::Io { op, path, source } => Self {
                 op,
@@ -34,7 +47,7 @@ impl Failure {
         }
     }
 
-    pub(crate) fn to_error(&self) -> Error {
+    fn to_error(&self) -> Error {
         Error::Io {
             op: self.op,
             path: self.path.clone(),
@@ -46,18 +59,83 @@ impl Failure {
     }
 }
 
+/// Threads for which it is worth waiting as long as a sync takes.
+const LARGE_GROUP: usize = 8;
+
+const WAIT: u8 = 0;
+const DURABLE: u8 = 1;
+const FAILED: u8 = 2;
+const LEAD: u8 = 3;
+
+/// Where one thread waits.
 #[derive(Debug)]
-pub(crate) struct State {
-    pub(crate) durable_lsn: u64,
-    pub(crate) leading: bool,
-    pub(crate) failure: Option<Failure>,
+struct Seat {
+    thread: Thread,
+    told: AtomicU8,
 }
 
-/// Where waiters meet.
+thread_local! {
+    // One is enough: a thread waits for one store at a time.
+    static SEAT: Arc<Seat> = Arc::new(Seat::new());
+}
+
+impl Seat {
+    fn new() -> Self {
+        Self {
+            thread: std::thread::current(),
+            told: AtomicU8::new(WAIT),
+        }
+    }
+
+    /// The calling thread's.
+    fn mine() -> Arc<Self> {
+        // A store may be dropped by a thread that is already ending.
+        SEAT.try_with(Arc::clone)
+            .unwrap_or_else(|_| Arc::new(Self::new()))
+    }
+
+    fn tell(&self, what: u8) {
+        // The store may let the thread go at once, and its seat with it.
+        let thread = self.thread.clone();
+        self.told.store(what, Ordering::Release);
+        thread.unpark();
+    }
+
+    fn listen(&self) -> u8 {
+        loop {
+            match self.told.load(Ordering::Acquire) {
+                WAIT => std::thread::park(),
+                told => return told,
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Queued {
+    lsn: u64,
+    seat: Arc<Seat>,
+}
+
+#[derive(Debug)]
+struct State {
+    durable_lsn: u64,
+    leading: bool,
+    failure: Option<Failure>,
+    queue: Vec<Queued>,
+    /// How many waited when the last sync began, and how long it took.
+    last_group: usize,
+    last_sync: Duration,
+    /// Groups made durable.
+    groups: u64,
+}
+
+/// All that wait for one store.
 #[derive(Debug)]
 pub(crate) struct Commit {
-    pub(crate) state: Mutex<State>,
-    pub(crate) changed: Condvar,
+    state: Mutex<State>,
+    /// Length of the queue, to be looked at without the lock.
+    queued: AtomicUsize,
 }
 
 impl Commit {
@@ -67,18 +145,132 @@ impl Commit {
                 durable_lsn,
                 leading: false,
                 failure: None,
+                queue: Vec::new(),
+                last_group: 0,
+                last_sync: Duration::ZERO,
+                groups: 0,
             }),
-            changed: Condvar::new(),
+            queued: AtomicUsize::new(0),
         }
     }
-}
 
-impl Commit {
-    /// Lets all waiters go with an error: the first one that is told counts.
-    pub(crate) fn fail(&self, error: &Error) {
+    /// Waits until `lsn` is durable, or until the caller must lead: then true.
+    ///
+    /// # Errors
+    /// What the failed sync said.
+    pub(crate) fn wait_or_lead(&self, lsn: u64) -> Result<bool> {
+        let seat = {
+            let mut state = self.state.lock();
+            if state.durable_lsn >= lsn {
+                return Ok(false);
+            }
+            if let Some(failure) = &state.failure {
+                return Err(failure.to_error());
+            }
+            if !state.leading {
+                state.leading = true;
+                return Ok(true);
+            }
+            let seat = Seat::mine();
+            seat.told.store(WAIT, Ordering::Relaxed);
+            state.queue.push(Queued {
+                lsn,
+                seat: Arc::clone(&seat),
+            });
+            self.queued.store(state.queue.len(), Ordering::Relaxed);
+            seat
+        };
+        match seat.listen() {
+            LEAD => Ok(true),
+            DURABLE => Ok(false),
+            _ => Err(match &self.state.lock().failure {
+                Some(failure) => failure.to_error(),
+                None => Error::Poisoned,
+            }),
+        }
+    }
+
+    /// Gives those whom the last sync let go time to join again.
+    ///
+    /// The first of them to be back would otherwise sync for itself alone, and all others wait for two
+    /// syncs. Ends when as many wait as did then, after the time of a sync at the latest; a small group
+    /// is worth less waiting.
+    pub(crate) fn gather(&self) {
+        let (others, patience) = {
+            let state = self.state.lock();
+            let weight = state.last_group.min(LARGE_GROUP) as u32;
+            let patience = state.last_sync * weight / LARGE_GROUP as u32;
+            (state.last_group.saturating_sub(1), patience)
+        };
+        if others == 0 {
+            return;
+        }
+        let started = Instant::now();
+        while self.queued.load(Ordering::Relaxed) < others && started.elapsed() < patience {
+            std::thread::yield_now();
+        }
+    }
+
+    /// The group that waits now is being synced.
+    pub(crate) fn close_group(&self) {
         let mut state = self.state.lock();
-        state.failure.get_or_insert_with(|| Failure::of(error));
-        drop(state);
-        self.changed.notify_all();
+        state.last_group = state.queue.len() + 1;
+    }
+
+    /// The sync took so long.
+    pub(crate) fn note_sync(&self, took: Duration) {
+        let mut state = self.state.lock();
+        state.last_sync = took;
+        state.groups += 1;
+    }
+
+    /// Lets go of everybody who waits for `lsn` or less: what they wrote is durable and visible.
+    pub(crate) fn advance(&self, lsn: u64) {
+        let released = {
+            let mut state = self.state.lock();
+            state.durable_lsn = state.durable_lsn.max(lsn);
+            let durable = state.durable_lsn;
+            let (released, rest) = std::mem::take(&mut state.queue)
+                .into_iter()
+                .partition::<Vec<_>, _>(|queued| queued.lsn <= durable);
+            state.queue = rest;
+            self.queued.store(state.queue.len(), Ordering::Relaxed);
+            released
+        };
+        for queued in released {
+            queued.seat.tell(DURABLE);
+        }
+    }
+
+    /// Lets everybody go with an error: the first one that is told counts.
+    pub(crate) fn fail(&self, error: &Error) {
+        let released = {
+            let mut state = self.state.lock();
+            state.failure.get_or_insert_with(|| Failure::of(error));
+            self.queued.store(0, Ordering::Relaxed);
+            std::mem::take(&mut state.queue)
+        };
+        for queued in released {
+            queued.seat.tell(FAILED);
+        }
+    }
+
+    /// The leader has done its part: the next one leads, if anybody waits.
+    pub(crate) fn stop_leading(&self) {
+        let next = {
+            let mut state = self.state.lock();
+            state.leading = !state.queue.is_empty();
+            let next = state.leading.then(|| state.queue.swap_remove(0));
+            self.queued.store(state.queue.len(), Ordering::Relaxed);
+            next
+        };
+        if let Some(next) = next {
+            next.seat.tell(LEAD);
+        }
+    }
+
+    /// Group commits so far.
+    pub(crate) fn groups(&self) -> u64 {
+        self.state.lock().groups
     }
 }

@@ -195,7 +195,11 @@ impl<F: Fs> Engine<F> {
         }
         let section = &mut *guard;
         self.check_writable(section)?;
-        let known = self.look_again(known, version, hash, key)?;
+        // A plain set does not ask what was there, and publishing looks again itself.
+        let known = match (kind, when) {
+            (Kind::Set, When::Always) => known,
+            _ => self.look_again(known, version, hash, key)?,
+        };
         let pending = match section.pending.is_empty() {
             true => None,
             false => section.pending.get(self.hash_key.fingerprint(key)),
@@ -262,9 +266,9 @@ impl<F: Fs> Engine<F> {
             lsn,
             changes: vec![change],
         });
+        let compact = self.wants_compaction(section);
         drop(guard);
         self.wait(Ticket(lsn))?;
-        let compact = self.wants_compaction(&mut self.section.lock());
         if compact {
             self.compact_automatically();
         }
