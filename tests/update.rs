@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use kvs::{Durability, Error, Options, Store, Update};
+use kvs::testing::sim::SimFs;
+use kvs::{Durability, Error, Options, Store, Update, testing};
 
 const LEVELS: [Durability; 3] = [
     Durability::Os,
@@ -163,4 +164,36 @@ fn no_increment_is_lost_between_writers_of_all_levels() {
     store.close().unwrap();
     let store = options.open(dir.path()).unwrap();
     assert_eq!(sum(&store), total.load(Ordering::Relaxed));
+}
+
+/// An index word says where a record is, not which. While one that was seen is to be compared with
+/// the current one, its place must not be given to another record, expired or not.
+#[test]
+fn a_version_that_has_expired_is_not_taken_for_a_newer_one_in_its_old_place() {
+    let options = Options::new()
+        .segment_bytes(64 << 10)
+        .shard_bits(2)
+        .auto_compact(false);
+    let store = testing::open(SimFs::new(), &options, 1).unwrap();
+    store.set_expiring(b"k", b"expired", 1).unwrap();
+    let mut asked = Vec::new();
+    store
+        .fetch_update(Durability::Os, b"k", |old| {
+            asked.push(old.map(<[u8]>::to_vec));
+            if asked.len() == 1 {
+                // The segment of the expired version goes; the next one gets its windows, and at the
+                // same offset the key gets a value.
+                store.set(b"k", b"between").unwrap();
+                store.rotate_now().unwrap();
+                store.set(b"k", b"last").unwrap();
+                store.compact().unwrap();
+                store.set(b"k", b"newer").unwrap();
+                store.rotate_now().unwrap();
+                store.set(b"k", b"newest").unwrap();
+            }
+            Update::Set(b"mine".to_vec())
+        })
+        .unwrap();
+    assert_eq!(asked, [None, Some(b"newest".to_vec())]);
+    assert_eq!(store.get(b"k").unwrap().unwrap(), b"mine");
 }

@@ -13,10 +13,11 @@ use crate::engine::core::Engine;
 use crate::engine::error::{Error, Result};
 use crate::engine::options::Durability;
 use crate::engine::pending::Ticket;
-use crate::engine::read::Checks;
+use crate::engine::read::{Checks, Found};
 use crate::engine::value::Value;
 use crate::engine::writer::{One, Outcome, Version, When};
 use crate::storage::fs::Fs;
+use crate::storage::pin::Pin;
 
 /// What [`crate::Store::fetch_update`] does with a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,36 @@ struct Seen {
     /// `None` also if it has expired.
     value: Option<Value>,
     expires_at: Option<u64>,
+    /// Keeps the segment of a version without value: a word must not come to mean another record as
+    /// long as it is to be compared.
+    _expired: Option<Pin>,
+}
+
+impl Seen {
+    fn nothing(version: Version) -> Self {
+        Self {
+            version,
+            value: None,
+            expires_at: None,
+            _expired: None,
+        }
+    }
+
+    fn found(version: Version, found: Found, pin: Pin) -> Self {
+        let (value, expired) = match found.is_alive() {
+            true => (
+                Some(Value::new(pin, found.value_offset, found.value_len)),
+                None,
+            ),
+            false => (None, Some(pin)),
+        };
+        Self {
+            version,
+            value,
+            expires_at: found.expires_at,
+            _expired: expired,
+        }
+    }
 }
 
 impl<F: Fs> Engine<F> {
@@ -150,20 +181,10 @@ impl<F: Fs> Engine<F> {
         let hash = self.hash_key.hash(key);
         for (word, pin) in self.candidates(hash).into_iter() {
             if let Some(found) = self.matches(&pin, word, key, Checks::Both)? {
-                return Ok(Seen {
-                    version: Version::Indexed(word),
-                    expires_at: found.expires_at,
-                    value: found
-                        .is_alive()
-                        .then(|| Value::new(pin, found.value_offset, found.value_len)),
-                });
+                return Ok(Seen::found(Version::Indexed(word), found, pin));
             }
         }
-        Ok(Seen {
-            version: Version::None,
-            value: None,
-            expires_at: None,
-        })
+        Ok(Seen::nothing(Version::None))
     }
 
     /// The newest version, durable or not.
@@ -179,24 +200,14 @@ impl<F: Fs> Engine<F> {
         };
         let version = Version::Pending(pending.lsn);
         let Some(place) = pending.new else {
-            return Ok(Seen {
-                version,
-                value: None,
-                expires_at: None,
-            });
+            return Ok(Seen::nothing(version));
         };
         let pin = place.slot.stripes.pin();
         let word = place.slot.word(fingerprint.lo, place.offset);
         let found = self
             .matches(&pin, word, key, Checks::Both)?
             .expect("a pending write's record is of its key");
-        Ok(Seen {
-            version,
-            expires_at: found.expires_at,
-            value: found
-                .is_alive()
-                .then(|| Value::new(pin, found.value_offset, found.value_len)),
-        })
+        Ok(Seen::found(version, found, pin))
     }
 }
 
