@@ -6,7 +6,7 @@
 
 use kvs::testing::sim::{Call, Errno, Fault, SimFs};
 use kvs::testing::{self, Fs};
-use kvs::{Error, Options};
+use kvs::{Durability, Error, Options};
 
 fn options() -> Options {
     Options::new().segment_bytes(64 << 10).shard_bits(2)
@@ -89,4 +89,53 @@ fn a_batch_over_a_damaged_value_is_refused_before_anything_is_written() {
         b"2",
         "the store goes on"
     );
+}
+
+#[test]
+fn iterators_refuse_what_is_undurable_as_gets_do_even_if_nobody_else_comes_by() {
+    let fs = SimFs::new();
+    let store = testing::open(fs.clone(), &options(), 1).unwrap();
+    store.set(b"lost", b"2").unwrap();
+    // As in the background: the sync of the seal fails, and nobody has entered the section since.
+    fs.fail_call(Call::SyncData, 2, Fault::once(Errno::IO));
+    assert!(store.rotate_now().is_err());
+    assert!(matches!(store.pairs().err(), Some(Error::Poisoned)));
+    assert!(matches!(store.get(b"lost"), Err(Error::Poisoned)));
+}
+
+/// Whoever is told of a failed sync and tries again at once must be refused, at every level.
+#[test]
+fn nobody_who_was_told_of_a_failed_sync_gets_another_write_in() {
+    const THREADS: u64 = 4;
+    for round in 0..400 {
+        let fs = SimFs::new();
+        let store = testing::open(fs.clone(), &options(), 1).unwrap();
+        store.set(b"first", b"1").unwrap();
+        fs.fail_call(Call::SyncData, round % 7, Fault::once(Errno::IO));
+        std::thread::scope(|scope| {
+            for t in 0..THREADS {
+                let store = &store;
+                scope.spawn(move || {
+                    let key = [t as u8];
+                    let told = std::iter::repeat_with(|| {
+                        store.set_at(Durability::Os, &key, b"1").unwrap_or_default();
+                        store.set_at(Durability::Sync, &key, b"2")
+                    });
+                    let told = told.take(1000).find_map(Result::err).unwrap();
+                    let again = store.set_at(Durability::Os, &key, b"3");
+                    assert!(matches!(again, Err(Error::Poisoned)), "{again:?}");
+                    match told {
+                        // Certainly not applied: what was there may be durable.
+                        Error::Poisoned => {}
+                        Error::Io { op, .. } => {
+                            assert_eq!(op, "sync the segment", "everybody is told the cause");
+                            let read = store.get(&key);
+                            assert!(matches!(read, Err(Error::Poisoned)), "{read:?}");
+                        }
+                        other => panic!("{other:?}"),
+                    }
+                });
+            }
+        });
+    }
 }

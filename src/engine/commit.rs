@@ -85,7 +85,9 @@ impl<F: Fs> Engine<F> {
                     path: self.fs.path_of(&name::segment(segment.header.id)),
                     source,
                 };
-                self.commit.fail(&error);
+                // Told to waiters only when the store refuses: whoever is told and tries again must
+                // not be let in.
+                self.commit.blame(&error);
                 self.poison(&mut self.section.lock());
                 return Err(error);
             }

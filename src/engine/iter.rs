@@ -32,7 +32,10 @@ impl<F: Fs> Engine<F> {
     /// See [`crate::Store::iter`].
     pub fn pairs(self: &Arc<Self>) -> Result<Pairs<F>> {
         // Inside the section, so that a batch is in it whole or not at all.
-        let section = self.section.lock();
+        let mut section = self.section.lock();
+        if self.upkeep.has_failed() {
+            self.poison(&mut section);
+        }
         if self.is_poisoned() && self.undurable.get().is_none_or(|keys| !keys.is_empty()) {
             return Err(Error::Poisoned);
         }

@@ -121,6 +121,8 @@ struct Queued {
 struct State {
     durable_lsn: u64,
     leading: bool,
+    /// What went wrong, if that is known before waiters may be told.
+    cause: Option<Failure>,
     failure: Option<Failure>,
     queue: Vec<Queued>,
     /// How many waited when the last sync began, and how long it took.
@@ -144,6 +146,7 @@ impl Commit {
             state: Mutex::new(State {
                 durable_lsn,
                 leading: false,
+                cause: None,
                 failure: None,
                 queue: Vec::new(),
                 last_group: 0,
@@ -242,11 +245,20 @@ impl Commit {
         }
     }
 
-    /// Lets everybody go with an error: the first one that is told counts.
+    /// Remembers why waiters will have to be let go with an error; the first cause counts.
+    pub(crate) fn blame(&self, error: &Error) {
+        let mut state = self.state.lock();
+        state.cause.get_or_insert_with(|| Failure::of(error));
+    }
+
+    /// Lets everybody go with an error: the cause if there is one, else the first that is told.
     pub(crate) fn fail(&self, error: &Error) {
         let released = {
             let mut state = self.state.lock();
-            state.failure.get_or_insert_with(|| Failure::of(error));
+            let cause = state.cause.clone();
+            state
+                .failure
+                .get_or_insert_with(|| cause.unwrap_or_else(|| Failure::of(error)));
             self.queued.store(0, Ordering::Relaxed);
             std::mem::take(&mut state.queue)
         };
