@@ -362,6 +362,21 @@ fn a_reader_sees_the_newest_values_and_its_slices_outlive_everything_but_itself(
 }
 
 #[test]
+fn a_reader_that_has_seen_many_rotations_ends_on_a_small_stack() {
+    let small = std::thread::Builder::new().stack_size(64 << 10);
+    let reading = || {
+        let options = Options::new().segment_bytes(64 << 10).auto_compact(false);
+        let store = options.open_in_memory().unwrap();
+        let reader = store.reader();
+        for i in 0..2000u32 {
+            store.set("key", vec![i as u8; 50_000]).unwrap();
+            assert_eq!(reader.get("key").unwrap().unwrap()[0], i as u8);
+        }
+    };
+    small.spawn(reading).unwrap().join().unwrap();
+}
+
+#[test]
 fn many_keys_at_once_are_as_many_gets() {
     let store = Options::new()
         .segment_bytes(64 << 10)

@@ -22,6 +22,16 @@ struct Held {
     next: OnceCell<Box<Held>>,
 }
 
+impl Drop for Held {
+    fn drop(&mut self) {
+        // One after the other: a long list must not need a deep stack.
+        let mut next = self.next.take();
+        while let Some(mut held) = next {
+            next = held.next.take();
+        }
+    }
+}
+
 impl Held {
     /// The same view, kept here from now on.
     #[inline]
