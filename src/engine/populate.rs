@@ -16,7 +16,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::storage::mmap::Map;
 
 /// Bytes asked for at a time.
-const STEP_BYTES: u64 = 1 << 20;
+pub(crate) const STEP_BYTES: u64 = 1 << 20;
 
 /// How far ahead of the writer.
 const AHEAD_BYTES: u64 = 8 << 20;

@@ -24,7 +24,7 @@ use crate::engine::error::{Error, Result};
 use crate::engine::hints;
 use crate::engine::options::Durability;
 use crate::engine::pending::Ticket;
-use crate::engine::populate::Ahead;
+use crate::engine::populate::{self, Ahead};
 use crate::engine::segment::{Segment, Slot};
 use crate::engine::tasks::{FailOnPanic, Fresh, SealJob, Task};
 use crate::storage::error::StorageError;
@@ -489,6 +489,12 @@ impl<F: Fs> Engine<F> {
             Task::Prepare { bytes } => {
                 // Without one the writer creates it itself, and gets the error.
                 let made = self.create_segment(SegmentKind::Log, bytes).ok();
+                if let Some(fresh) = &made
+                    && self.config.populates()
+                {
+                    // The writer that rotates must not wait for the first pages.
+                    fresh.segment.slot.map().populate(0, populate::STEP_BYTES);
+                }
                 let mut state = self.upkeep.state.lock();
                 state.prepare_failed = made.is_none();
                 state.prepared = made;
