@@ -52,6 +52,33 @@ fn a_power_cut_takes_back_no_more_than_one_interval() {
     assert!(left.len() >= 900, "it does sync: {}", left.len());
 }
 
+/// Time passes with every call to the disk: what a write waits for inside, for a full segment to be
+/// sealed and the next one to be made, counts like any other wait.
+#[test]
+fn the_bound_holds_for_a_write_that_had_to_wait_for_a_segment() {
+    let fs = SimFs::new();
+    let disk = fs.clone();
+    let now = move || Duration::from_millis(disk.log_len() as u64);
+    let clock = now.clone();
+    let store = testing::open_by_clock(fs.clone(), &options(), 1, clock).unwrap();
+    let interval = Duration::from_millis(12);
+    let mut acknowledged = Vec::new();
+    for i in 0..120u64 {
+        let level = Durability::Interval(interval);
+        store.set_at(level, &i.to_be_bytes(), &[7; 5000]).unwrap();
+        let at = now();
+        acknowledged.push(at);
+        let left = after_power_cut(&fs);
+        let lost = (0..=i).find(|i| left.get(&i.to_be_bytes()).unwrap().is_none());
+        let oldest = lost.map_or(at, |i| acknowledged[i as usize]);
+        assert!(
+            at - oldest <= interval,
+            "lost from {oldest:?} on, at {at:?}"
+        );
+    }
+    assert!(store.stats().segments.len() > 5, "segments were changed");
+}
+
 #[test]
 fn a_write_of_another_level_is_not_held_up_by_an_interval_that_is_over() {
     let (fs, clock) = (SimFs::new(), Arc::new(AtomicU64::new(0)));

@@ -197,3 +197,26 @@ fn a_version_that_has_expired_is_not_taken_for_a_newer_one_in_its_old_place() {
     assert_eq!(asked, [None, Some(b"newest".to_vec())]);
     assert_eq!(store.get(b"k").unwrap().unwrap(), b"mine");
 }
+
+#[test]
+fn a_version_that_expires_under_the_decision_is_looked_at_again() {
+    let fs = kvs::testing::sim::SimFs::new();
+    let store = kvs::testing::open(fs, &Options::new(), 1).unwrap();
+    let now = std::time::SystemTime::now();
+    let now = now
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_millis() as u64;
+    store.set_expiring(b"lease", b"me", now + 300).unwrap();
+    let mut asked = Vec::new();
+    store
+        .fetch_update(Durability::Os, b"lease", |old| {
+            asked.push(old.map(<[u8]>::to_vec));
+            if asked.len() == 1 {
+                std::thread::sleep(Duration::from_millis(400));
+            }
+            Update::Set(b"mine".to_vec())
+        })
+        .unwrap();
+    assert_eq!(asked, [Some(b"me".to_vec()), None]);
+}

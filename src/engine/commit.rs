@@ -74,9 +74,9 @@ impl<F: Fs> Engine<F> {
             let active = section.active.as_ref().map(|active| &active.segment);
             let segments: Vec<_> = section.sealing.iter().chain(active).cloned().collect();
             section.deadlines.close_group();
+            self.commit.close_group();
             (section.next_lsn - 1, segments)
         };
-        self.commit.close_group();
         let started = Instant::now();
         for segment in &segments {
             if let Err(source) = segment.sync() {
@@ -127,6 +127,8 @@ impl<F: Fs> Engine<F> {
         section.durable_lsn = section.durable_lsn.max(lsn);
         while let Some(write) = section.pending.pop_durable(section.durable_lsn) {
             if let Err(error) = self.publish(section, &write.changes) {
+                self.commit.blame(&error);
+                section.pending.put_back(write);
                 self.poison(section);
                 return Err(error);
             }
@@ -174,7 +176,12 @@ impl<F: Fs> Engine<F> {
     /// After a failed write or sync: nothing behind the last good sync can be trusted any more.
     #[cold]
     pub(crate) fn poison(&self, section: &mut Section<F>) {
-        let mut undurable = HashSet::new();
+        // Nothing has been appended since.
+        if self.undurable.get().is_some() {
+            return;
+        }
+        // Also what is durable but not in the index.
+        let mut undurable: HashSet<_> = section.pending.keys().collect();
         let active = section.active.as_ref().map(|active| &active.segment);
         for segment in section.sealing.iter().chain(active) {
             let map = segment.slot.map();

@@ -1,9 +1,10 @@
 //! The engine's parts and who may touch them when.
 //!
 //! Lock order, outermost first: `compaction`, `section`, `segments`, `manifest`, shards of the
-//! index; `commit` and `upkeep` are taken last and never while waiting for another. No lock but
-//! `compaction` is held across a sync that a reader or an `Os` writer could be waiting for, with one
-//! exception: a writer that needs a new segment while none is ready creates it inside the section.
+//! index; `commit`, `upkeep`, `interval`, `populate`, `retired` and the flags of failed syncs are taken
+//! last and never while waiting for another. Readers never wait for a sync. Writers wait for one inside
+//! the section when a segment is needed and the one before is not yet sealed, or none is ready; when
+//! the first write of a life goes on in the segment of the last; and when the store is poisoned.
 //!
 //! Invariants
 //! - Appending, LSNs, offsets and publishing happen inside the section, so publishing order is LSN
@@ -14,6 +15,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use kvs_format::hash::{Fingerprint, HashKey};
 use parking_lot::{Mutex, RwLock};
@@ -90,6 +92,8 @@ pub struct Section<F: Fs> {
     pub(crate) marked_lsn: u64,
     pub(crate) pending: Pending,
     pub(crate) deadlines: Deadlines,
+    /// When the active segment was activated, and the number of group commits then.
+    pub(crate) activated: (Duration, u64),
     /// Bytes of data records in all segments.
     pub(crate) payload: u64,
     /// Those of them that are not the newest of their key.
@@ -173,6 +177,7 @@ impl<F: Fs> Engine<F> {
                 marked_lsn: 0,
                 pending: Pending::default(),
                 deadlines: Deadlines::default(),
+                activated: (Duration::ZERO, 0),
                 payload,
                 dead,
                 compact_floor: 0,

@@ -8,12 +8,13 @@
 //! tombstone that wins removes the key once all segments of the shard have spoken.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::HashTable;
 use kvs_format::hash::{Fingerprint, shard_of};
 use kvs_format::hint::HintEntry;
 use kvs_format::segment::SegmentKind;
+use parking_lot::Mutex;
 
 use crate::engine::segment::{Slot, View};
 use crate::index::Index;
@@ -58,22 +59,34 @@ pub fn load(index: &Index<View>, sources: &[Source<'_>]) {
         true => threads().min(shards),
         false => 1,
     };
-    // Allocated here, not by the threads: their heaps would grow by one system call a table, each
+    // Allocated here, not by the threads, whose heaps would grow by one system call a table, each
     // stopping the page faults of all others.
     let usual = total / shards;
     let mut tables: Vec<_> = (0..shards)
         .map(|_| HashTable::with_capacity(usual))
         .collect();
-    let loader = &loader;
-    std::thread::scope(|scope| {
-        let mut first = 0;
-        for i in 1..parts {
-            let end = shards * i / parts;
-            let mine: Vec<_> = tables.drain(..end - first).collect();
-            scope.spawn(move || loader.shards(first, mine));
-            first = end;
+    let mut first = 0;
+    let tasks: Vec<_> = (1..=parts)
+        .map(|i| {
+            let start = first;
+            first = shards * i / parts;
+            Mutex::new(Some((start, tables.drain(..first - start).collect())))
+        })
+        .collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Some((first, tables)) = task.lock().take() {
+                loader.shards(first, tables);
+            }
         }
-        loader.shards(first, tables);
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..parts {
+            // Without a thread this one does everything.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+        }
+        work();
     });
 }
 

@@ -101,6 +101,22 @@ impl Pending {
         Some(write)
     }
 
+    /// Undoes [`Pending::pop_durable`].
+    pub(crate) fn put_back(&mut self, write: PendingWrite) {
+        for change in &write.changes {
+            self.newest.entry(change.fingerprint).or_insert(PendingKey {
+                lsn: write.lsn,
+                new: change.new.clone(),
+            });
+        }
+        self.queue.push_front(write);
+    }
+
+    /// Of every key with a pending version.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Fingerprint> {
+        self.newest.keys().copied()
+    }
+
     pub(crate) fn clear(&mut self) {
         self.queue.clear();
         self.newest.clear();

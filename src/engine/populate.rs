@@ -2,8 +2,8 @@
 //!
 //! The first store into a page of a mapped file costs a fault: 30 to 200 ns a record of 140 bytes.
 //! `MADV_POPULATE_WRITE` takes the faults elsewhere. It dirties what it brings in, so it stays a few
-//! MiB ahead, begins only when a segment has proved to be filling, and is not used where every write
-//! is synced: each sync would write the zeros ahead as well (ENOSPC is no matter: the file is
+//! MiB ahead, begins only when a segment has proved to be filling, and is not used where
+//! syncs are frequent: each would write the zeros ahead as well (ENOSPC is no matter: the file is
 //! allocated whole).
 //!
 //! Nothing depends on it: a page that was not brought in faults as it always did.

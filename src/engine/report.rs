@@ -172,7 +172,8 @@ pub struct Stats {
     pub last_lsn: u64,
     /// Highest log sequence number known to be on disk.
     pub durable_lsn: u64,
-    /// Group commits since the store was opened: syncs that writers waited for, shared by as many as waited.
+    /// Group commits since the store was opened: syncs of the log that made writes durable, each shared
+    /// by all who waited for it.
     pub group_commits: u64,
     /// The segments, by id.
     pub segments: Vec<SegmentStats>,

@@ -5,7 +5,8 @@
 //! next look goes into the writer section and sees versions that are stored but not yet durable too;
 //! what was decided on such a version is answered only when that version is durable.
 //!
-//! Whoever has to look again was overtaken by a write that succeeded: some writer always gets on.
+//! Whoever has to look again was overtaken: by a write that succeeded, by one that became durable, or
+//! by a compaction that moved the record. Somebody always gets on.
 
 use kvs_format::record::Kind;
 
@@ -51,8 +52,9 @@ impl Seen {
         }
     }
 
-    fn found(version: Version, found: Found, pin: Pin) -> Self {
-        let (value, expired) = match found.is_alive() {
+    fn found(version: impl FnOnce(bool) -> Version, found: Found, pin: Pin) -> Self {
+        let alive = found.is_alive();
+        let (value, expired) = match alive {
             true => (
                 Some(Value::new(pin, found.value_offset, found.value_len)),
                 None,
@@ -60,7 +62,7 @@ impl Seen {
             false => (None, Some(pin)),
         };
         Self {
-            version,
+            version: version(alive),
             value,
             expires_at: found.expires_at,
             _expired: expired,
@@ -171,8 +173,8 @@ impl<F: Fs> Engine<F> {
     /// Waits until the version that an answer rests on is durable.
     fn rests_on(&self, version: Version) -> Result<()> {
         match version {
-            Version::Pending(lsn) => self.wait(Ticket(lsn)),
-            Version::None | Version::Indexed(_) => Ok(()),
+            Version::Pending(lsn, _) => self.wait(Ticket(lsn)),
+            Version::None | Version::Indexed(..) => Ok(()),
         }
     }
 
@@ -181,7 +183,11 @@ impl<F: Fs> Engine<F> {
         let hash = self.hash_key.hash(key);
         for (word, pin) in self.candidates(hash).into_iter() {
             if let Some(found) = self.matches(&pin, word, key, Checks::Both)? {
-                return Ok(Seen::found(Version::Indexed(word), found, pin));
+                return Ok(Seen::found(
+                    |alive| Version::Indexed(word, alive),
+                    found,
+                    pin,
+                ));
             }
         }
         Ok(Seen::nothing(Version::None))
@@ -198,9 +204,9 @@ impl<F: Fs> Engine<F> {
         let Some(pending) = pending else {
             return self.look(key);
         };
-        let version = Version::Pending(pending.lsn);
+        let version = |alive| Version::Pending(pending.lsn, alive);
         let Some(place) = pending.new else {
-            return Ok(Seen::nothing(version));
+            return Ok(Seen::nothing(version(false)));
         };
         let pin = place.slot.stripes.pin();
         let word = place.slot.word(fingerprint.lo, place.offset);

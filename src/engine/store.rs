@@ -41,18 +41,34 @@ impl Drop for Registration {
 impl Handle {
     /// Closes once; threads have ended and the lock is free when it returns.
     fn close(&self) -> Result<()> {
-        match self.engine.lock().take() {
-            Some(engine) => {
-                let closed = engine.close();
-                if let (Err(_), Some(id)) = (&closed, self.registration.0) {
-                    registry::taint(id);
-                }
-                // An iterator may keep the engine a while longer; the store is free all the same.
-                engine.fs.unlock();
-                closed
-            }
-            None => Ok(()),
+        let Some(engine) = self.engine.lock().take() else {
+            return Ok(());
+        };
+        let mut release = Release {
+            engine: &engine,
+            id: self.registration.0,
+            clean: false,
+        };
+        let closed = engine.close();
+        release.clean = closed.is_ok();
+        closed
+    }
+}
+
+/// Gives the directory free, whatever closing came to.
+struct Release<'a> {
+    engine: &'a Engine<RealFs>,
+    id: Option<DirectoryId>,
+    clean: bool,
+}
+
+impl Drop for Release<'_> {
+    fn drop(&mut self) {
+        if let (false, Some(id)) = (self.clean, self.id) {
+            registry::taint(id);
         }
+        // An iterator may keep the engine a while longer; the store is free all the same.
+        self.engine.fs.unlock();
     }
 }
 

@@ -145,11 +145,6 @@ impl<F: Fs> Engine<F> {
                 salt,
                 allocated: U64::new(capacity),
             }))?;
-            if self.config.durability == Durability::Sync {
-                // A store dirties its whole folio: with small ones a commit writes kilobytes, not
-                // megabytes (256 MiB segment, late: 4.6 KiB against 2 MiB a sync).
-                map.advise(Advice::Random);
-            }
         }
         let slot = Slot::new(&map, &header, lease);
         Ok(Fresh {
@@ -334,6 +329,15 @@ impl<F: Fs> Engine<F> {
         })
     }
 
+    /// Whether the log has been synced more than ten times a second since the last segment began, or
+    /// will be: then pages must be small, and none dirty ahead of the writer.
+    fn is_synced_often(&self, section: &mut Section<F>) -> bool {
+        let (now, groups) = ((self.config.clock)(), self.commit.groups());
+        let (then, before) = std::mem::replace(&mut section.activated, (now, groups));
+        let seconds = now.saturating_sub(then).as_secs_f64();
+        self.config.durability == Durability::Sync || (groups - before) as f64 > 10.0 * seconds
+    }
+
     /// Shows the segment to readers and begins it with a LINK.
     fn activate(&self, section: &mut Section<F>, mut fresh: Fresh<F>) -> Result<()> {
         fresh.map.publish(PAGE_BYTES);
@@ -341,6 +345,12 @@ impl<F: Fs> Engine<F> {
         section.view = Arc::new(section.view.with(&fresh.segment.slot));
         self.index.set_view(&section.view);
         self.segments.write().insert(id, Arc::clone(&fresh.segment));
+        let often = self.is_synced_often(section);
+        if often {
+            // A store dirties its whole folio: with small ones a commit writes kilobytes, not
+            // megabytes (256 MiB segment, late: 4.6 KiB against 2 MiB a sync).
+            fresh.segment.slot.map().advise(Advice::Random);
+        }
         let log_end = section.log_end;
         section.next_lsn = section.next_lsn.max(log_end.next_lsn);
         section.active = Some(Active {
@@ -352,7 +362,7 @@ impl<F: Fs> Engine<F> {
             min_lsn: 0,
             max_lsn: 0,
             payload: 0,
-            ahead: Ahead::new(self.config.populates(), PAGE_BYTES),
+            ahead: Ahead::new(self.config.populates() && !often, PAGE_BYTES),
             hinted: 0,
         });
         let link = Link {

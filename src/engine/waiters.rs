@@ -12,21 +12,21 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::thread::Thread;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::engine::error::{Error, Result};
 
-/// What a failed sync said, to be told to every waiter of its group.
+/// What went wrong, to be told to every waiter.
 #[derive(Clone, Debug)]
 struct Failure {
     op: &'static str,
     path: PathBuf,
     kind: io::ErrorKind,
     code: Option<i32>,
+    text: String,
 }
 
 impl Failure {
@@ -37,12 +37,14 @@ impl Failure {
                 path: path.clone(),
                 kind: source.kind(),
                 code: source.raw_os_error(),
+                text: source.to_string(),
             },
-            _ => Self {
+            other => Self {
                 op: "complete the commit",
                 path: PathBuf::new(),
                 kind: io::ErrorKind::Other,
                 code: None,
+                text: other.to_string(),
             },
         }
     }
@@ -53,7 +55,7 @@ impl Failure {
             path: self.path.clone(),
             source: match self.code {
                 Some(code) => io::Error::from_raw_os_error(code),
-                None => self.kind.into(),
+                None => io::Error::new(self.kind, self.text.clone()),
             },
         }
     }
@@ -62,52 +64,46 @@ impl Failure {
 /// Threads for which it is worth waiting as long as a sync takes.
 const LARGE_GROUP: usize = 8;
 
+/// Longer than this nobody is waited for, however slow the device.
+const PATIENCE_MAX: Duration = Duration::from_millis(2);
+
 const WAIT: u8 = 0;
 const DURABLE: u8 = 1;
 const FAILED: u8 = 2;
 const LEAD: u8 = 3;
 
 /// Where one thread waits.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Seat {
-    thread: Thread,
-    told: AtomicU8,
+    told: Mutex<u8>,
+    changed: Condvar,
 }
 
 thread_local! {
     // One is enough: a thread waits for one store at a time.
-    static SEAT: Arc<Seat> = Arc::new(Seat::new());
+    static SEAT: Arc<Seat> = Arc::default();
 }
 
 impl Seat {
-    fn new() -> Self {
-        Self {
-            thread: std::thread::current(),
-            told: AtomicU8::new(WAIT),
-        }
-    }
-
-    /// The calling thread's.
+    /// The calling thread's, with nothing told yet.
     fn mine() -> Arc<Self> {
         // A store may be dropped by a thread that is already ending.
-        SEAT.try_with(Arc::clone)
-            .unwrap_or_else(|_| Arc::new(Self::new()))
+        let seat = SEAT.try_with(Arc::clone).unwrap_or_default();
+        *seat.told.lock() = WAIT;
+        seat
     }
 
     fn tell(&self, what: u8) {
-        // The store may let the thread go at once, and its seat with it.
-        let thread = self.thread.clone();
-        self.told.store(what, Ordering::Release);
-        thread.unpark();
+        *self.told.lock() = what;
+        self.changed.notify_one();
     }
 
     fn listen(&self) -> u8 {
-        loop {
-            match self.told.load(Ordering::Acquire) {
-                WAIT => std::thread::park(),
-                told => return told,
-            }
+        let mut told = self.told.lock();
+        while *told == WAIT {
+            self.changed.wait(&mut told);
         }
+        *told
     }
 }
 
@@ -175,7 +171,6 @@ impl Commit {
                 return Ok(true);
             }
             let seat = Seat::mine();
-            seat.told.store(WAIT, Ordering::Relaxed);
             state.queue.push(Queued {
                 lsn,
                 seat: Arc::clone(&seat),
@@ -203,7 +198,10 @@ impl Commit {
             let state = self.state.lock();
             let weight = state.last_group.min(LARGE_GROUP) as u32;
             let patience = state.last_sync * weight / LARGE_GROUP as u32;
-            (state.last_group.saturating_sub(1), patience)
+            (
+                state.last_group.saturating_sub(1),
+                patience.min(PATIENCE_MAX),
+            )
         };
         if others == 0 {
             return;

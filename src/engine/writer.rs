@@ -24,6 +24,7 @@ use crate::engine::options::Durability;
 use crate::engine::pending::{Change, PendingKey, PendingWrite, Place, Ticket};
 use crate::engine::read::{Candidates, Checks, Found};
 use crate::engine::segment::View;
+use crate::engine::tasks::FailOnPanic;
 use crate::index::ShardMut;
 use crate::storage::fs::{Fs, FsFile};
 use crate::storage::location::Word;
@@ -49,6 +50,9 @@ impl<'a> One<'a> {
     }
 }
 
+/// Whether a version had expired when it was seen: time changes a key too.
+type Alive = bool;
+
 /// Which version of a key somebody has seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Version {
@@ -56,18 +60,22 @@ pub(crate) enum Version {
     None,
     /// The one the index names. The segment is pinned as long as this is held: the word cannot come to
     /// mean another record.
-    Indexed(Word),
+    Indexed(Word, Alive),
     /// One that is stored but not durable.
-    Pending(u64),
+    Pending(u64, Alive),
 }
 
 impl Version {
     fn is_current(self, pending: Option<&PendingKey>, known: &Known) -> bool {
-        let indexed = known.found.map(|(word, _)| word);
         match (self, pending) {
-            (Self::Pending(lsn), Some(pending)) => pending.lsn == lsn,
-            (Self::Indexed(word), None) => indexed == Some(word),
-            (Self::None, None) => indexed.is_none(),
+            (Self::Pending(lsn, alive), Some(pending)) => {
+                let is_alive = pending.new.as_ref().is_some_and(Place::is_alive);
+                pending.lsn == lsn && is_alive == alive
+            }
+            (Self::Indexed(word, alive), None) => known
+                .found
+                .is_some_and(|(indexed, found)| indexed == word && found.is_alive() == alive),
+            (Self::None, None) => known.found.is_none(),
             // Also a pending one that is durable by now: it is looked at again.
             (_, _) => false,
         }
@@ -189,6 +197,8 @@ impl<F: Fs> Engine<F> {
         let version = self.version.load(Ordering::Acquire);
         let known = self.look_up(hash, key)?;
 
+        // Half a write must not be followed by others.
+        let _fails = FailOnPanic(&self.upkeep);
         let mut guard = self.section.lock();
         if let Durability::Interval(_) = level {
             guard = self.keep_bound(guard)?;
@@ -226,7 +236,7 @@ impl<F: Fs> Engine<F> {
             }
             return Ok(Outcome::Needless);
         }
-        self.make_room(section, draft.size())?;
+        let rotated = self.make_room(section, draft.size())?;
         let (lsn, offset) = self.append(section, &draft, Framing::Single, key, value)?;
         let slot = &section
             .active
@@ -242,11 +252,17 @@ impl<F: Fs> Engine<F> {
                 self.poison(section);
                 return Err(error);
             }
-            if let Durability::Interval(interval) = level {
-                self.owe_sync(section, interval);
-            }
+            let late = match level {
+                Durability::Interval(interval) => {
+                    self.owe_sync(section, interval) || (rotated && self.is_late(section))
+                }
+                _ => false,
+            };
             let compact = self.wants_compaction(section);
             drop(guard);
+            if late {
+                self.wait(Ticket(lsn))?;
+            }
             if compact {
                 self.compact_automatically();
             }
@@ -318,6 +334,7 @@ impl<F: Fs> Engine<F> {
         let head_draft = Draft::new(Kind::BatchHead, None, &[], head.as_bytes())
             .expect("a batch head is within the limits");
 
+        let _fails = FailOnPanic(&self.upkeep);
         let mut guard = self.section.lock();
         if let Durability::Interval(_) = level {
             guard = self.keep_bound(guard)?;
@@ -354,10 +371,17 @@ impl<F: Fs> Engine<F> {
                 self.poison(section);
                 return Err(error);
             }
-            if let Durability::Interval(interval) = level {
-                self.owe_sync(section, interval);
-            }
+            // Storing a large batch takes its time.
+            let late = match level {
+                Durability::Interval(interval) => {
+                    self.owe_sync(section, interval) || self.is_late(section)
+                }
+                _ => false,
+            };
             drop(guard);
+            if late {
+                self.wait(Ticket(lsn))?;
+            }
         } else {
             section.pending.push(PendingWrite { lsn, changes });
             drop(guard);
@@ -393,13 +417,14 @@ impl<F: Fs> Engine<F> {
         let (header, extension) = draft.place(place_key, offset, lsn, framing);
         let parts = [&header[..], extension, key, value];
         if let Err(source) = segment.file.store(&mut active.map, offset, &parts) {
-            let path = self.fs.path_of(&name::segment(segment.header.id));
-            self.poison(section);
-            return Err(Error::Io {
+            let error = Error::Io {
                 op: "write the record",
-                path,
+                path: self.fs.path_of(&name::segment(segment.header.id)),
                 source,
-            });
+            };
+            self.commit.blame(&error);
+            self.poison(section);
+            return Err(error);
         }
         let size = draft.size();
         active.offset += size;
@@ -512,9 +537,11 @@ impl<F: Fs> Engine<F> {
         }
     }
 
-    /// Makes sure that the active segment has room for `bytes` and for closing it.
-    pub(crate) fn make_room(&self, section: &mut Section<F>, bytes: u64) -> Result<()> {
-        if section.active.is_none() {
+    /// Makes sure that the active segment has room for `bytes` and for closing it; whether it took a
+    /// new one, which may have taken long.
+    pub(crate) fn make_room(&self, section: &mut Section<F>, bytes: u64) -> Result<bool> {
+        let mut took_a_new_one = section.active.is_none();
+        if took_a_new_one {
             self.begin_life(section)?;
         }
         let need = bytes + MARK_RECORD_BYTES + FOOTER_RECORD_BYTES;
@@ -524,13 +551,14 @@ impl<F: Fs> Engine<F> {
             }
             _ => {
                 self.rotate(section, bytes)?;
+                took_a_new_one = true;
                 false
             }
         };
         if half && self.config.threads {
             self.prepare_ahead(section);
         }
-        Ok(())
+        Ok(took_a_new_one)
     }
 }
 

@@ -512,7 +512,8 @@ impl<F: Fs> Driver<'_, F> {
         };
         std::thread::scope(|scope| {
             for _ in 1..threads {
-                scope.spawn(read);
+                // Without a thread this one reads everything.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, read);
             }
             read();
         });
