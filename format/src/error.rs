@@ -80,6 +80,8 @@ pub enum DecodeError {
     WrongIdentity,
     /// A hint does not describe the segment it stands beside.
     NotBound,
+    /// Bytes follow where the end was said to be.
+    AfterEnd,
     /// Hint entries out of order, or an entry that points outside its segment.
     BadEntry {
         /// Index of the entry.
@@ -126,6 +128,7 @@ impl fmt::Display for DecodeError {
                 write!(f, "header names segment {found}, expected {expected}")
             }
             Self::WrongIdentity => f.write_str("file belongs to another store or an earlier life"),
+            Self::AfterEnd => f.write_str("bytes behind the end"),
             Self::NotBound => f.write_str("hint does not describe this segment"),
             Self::BadEntry { index } => write!(f, "hint entry {index} is out of order or range"),
         }

@@ -12,6 +12,7 @@
 //! | [`scan`] | a run of bytes -> records, then why the run ended |
 //! | [`manifest`] | the edits of the one authoritative file |
 //! | [`hint`] | a segment's keys and locations without its values |
+//! | [`kvx`] | the export of a store: a stream of pairs, checked one by one and as a whole |
 //! | [`hash`] | the keyed 128-bit fingerprint of a key |
 //! | [`crc`] | the one checksum, and exactly which bytes it covers |
 //! | [`name`] | file name <-> segment id |
@@ -25,6 +26,7 @@ pub mod crc;
 pub mod error;
 pub mod hash;
 pub mod hint;
+pub mod kvx;
 pub mod manifest;
 pub mod name;
 pub mod record;
