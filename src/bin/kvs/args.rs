@@ -4,71 +4,214 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::bytes::Coding;
 
 /// Environment variable that names the store's directory; empty counts as unset.
 pub const DIR_VARIABLE: &str = "KVS_DIR";
 
-const AFTER_HELP: &str = "\
-Put `--` before a key or value that begins with `-`.
+/// Exit codes and what they say, for the help and the manual page.
+pub const EXIT_CODES: [(&str, &str); 7] = [
+    ("0", "done"),
+    (
+        "1",
+        "not found, the answer is no, or --keep-going left something out",
+    ),
+    ("2", "wrong usage"),
+    (
+        "3",
+        "the store is open in another process and stayed so for --wait seconds",
+    ),
+    (
+        "4",
+        "damaged data found, in the store or in what is imported",
+    ),
+    (
+        "5",
+        "the system refused: I/O error, no space, no permission, no store",
+    ),
+    (
+        "130",
+        "interrupted (143: terminated); what was done is whole",
+    ),
+];
 
-Exit codes:
-  0  done
-  1  not found, or the answer is no
-  2  wrong usage
-  3  the store is open in another process
-  4  damaged data found
-  5  the system refused: I/O error, no space, no permission, no store";
+fn after_help() -> String {
+    let mut text =
+        String::from("Put `--` before a key or value that begins with `-`.\n\nExit codes:\n");
+    for (code, meaning) in EXIT_CODES {
+        text.push_str(&format!("  {code:<3}  {meaning}\n"));
+    }
+    text
+}
 
 /// Embedded, memory-mapped, crash-safe key-value store.
 #[derive(Debug, Parser)]
-#[command(name = "kvs", version, after_help = AFTER_HELP)]
+#[command(name = "kvs", version, after_help = after_help())]
 pub struct Cli {
     /// Directory of the store [default: $KVS_DIR, else the current directory]
     #[arg(short, long, global = true, value_name = "DIR")]
     dir: Option<PathBuf>,
 
+    /// Wait this long for a store that another process has open
+    #[arg(long, global = true, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    pub wait: Duration,
+
+    /// Answer with one JSON object a line
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// No progress bar and no closing words on standard error
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+
+    /// When to use colours; `auto`: on a terminal, unless NO_COLOR is set
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: When,
+
     #[command(subcommand)]
     pub verb: Verb,
+}
+
+/// When to do what a terminal is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum When {
+    Auto,
+    Always,
+    Never,
+}
+
+/// How keys stand on the command line.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct KeyCoding {
+    /// Keys are hexadecimal digits, given and printed
+    #[arg(long, conflicts_with = "key_b64")]
+    key_hex: bool,
+    /// Keys are base64, given and printed
+    #[arg(long)]
+    key_b64: bool,
+}
+
+impl KeyCoding {
+    pub fn coding(self) -> Coding {
+        match (self.key_hex, self.key_b64) {
+            (true, _) => Coding::Hex,
+            (_, true) => Coding::Base64,
+            _ => Coding::Plain,
+        }
+    }
+}
+
+/// Formats of import and export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A directory tree: a file's path below it is the key, its content the value
+    Files,
+    /// One JSON object a line: `key` and `value`, or `key_b64` and `value_b64` where not UTF-8
+    Ndjson,
+    /// Key, tab, value, line feed; `\t`, `\n`, `\r` and `\\` stand for those bytes
+    Tsv,
+    /// The export format of kvs: binary, versioned, checksummed
+    Kvx,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Print the value of a key, or `Key not found`
     Get {
+        #[arg(allow_negative_numbers = true)]
         key: OsString,
+        #[command(flatten)]
+        coding: KeyCoding,
         /// The value's bytes and nothing else; a missing key prints nothing and exits with 1
         #[arg(long)]
         raw: bool,
+        /// Write the value's bytes to a file; a missing key writes nothing and exits with 1
+        #[arg(short, long, value_name = "FILE", conflicts_with_all = ["raw", "json"])]
+        output: Option<PathBuf>,
     },
     /// Store a value under a key; on disk when the command returns
     Set {
-        key: OsString,
         #[arg(allow_negative_numbers = true)]
-        value: OsString,
+        key: OsString,
+        /// The value; `-` reads it from standard input
+        #[arg(
+            value_name = "VALUE",
+            allow_negative_numbers = true,
+            required_unless_present_any = ["literal", "value_file"],
+            conflicts_with_all = ["literal", "value_file"]
+        )]
+        value: Option<OsString>,
+        /// The value, whatever it looks like: `--value=-` is a dash
+        #[arg(
+            long = "value",
+            value_name = "VALUE",
+            allow_hyphen_values = true,
+            conflicts_with = "value_file"
+        )]
+        literal: Option<OsString>,
+        /// The value is this file's content; `-` is standard input
+        #[arg(long, value_name = "FILE")]
+        value_file: Option<PathBuf>,
+        #[command(flatten)]
+        coding: KeyCoding,
     },
     /// Remove a key; on disk when the command returns
-    Rm { key: OsString },
+    Rm {
+        #[arg(allow_negative_numbers = true)]
+        key: OsString,
+        #[command(flatten)]
+        coding: KeyCoding,
+    },
     /// Exit with 0 if the key is there, with 1 if not; prints nothing
-    Exists { key: OsString },
+    Exists {
+        #[arg(allow_negative_numbers = true)]
+        key: OsString,
+        #[command(flatten)]
+        coding: KeyCoding,
+    },
     /// Print keys and values, one pair a line with a tab between them, in no particular order
     Scan {
         /// Only keys that begin with this
         #[arg(default_value = "", hide_default_value = true)]
         prefix: OsString,
+        #[command(flatten)]
+        coding: KeyCoding,
         /// Keys only
         #[arg(long)]
         keys: bool,
         /// Stop after this many
         #[arg(long, value_name = "COUNT")]
         limit: Option<u64>,
+        /// End lines with a zero byte instead of a line feed
+        #[arg(short = '0', long, conflicts_with = "json")]
+        null: bool,
+    },
+    /// Print keys, one a line, in no particular order
+    Keys {
+        /// Only keys that begin with this
+        #[arg(default_value = "", hide_default_value = true)]
+        prefix: OsString,
+        #[command(flatten)]
+        coding: KeyCoding,
+        /// Stop after this many
+        #[arg(long, value_name = "COUNT")]
+        limit: Option<u64>,
+        /// End lines with a zero byte instead of a line feed
+        #[arg(short = '0', long, conflicts_with = "json")]
+        null: bool,
     },
     /// Print the number of keys
     Count {
         /// Only keys that begin with this
         prefix: Option<OsString>,
+        #[command(flatten)]
+        coding: KeyCoding,
     },
     /// Print what the store holds and what it takes up
     Stats,
@@ -76,6 +219,45 @@ pub enum Verb {
     Verify,
     /// Rewrite the live records and give back the space of the others
     Compact,
+    /// Store what a file, a directory tree or standard input holds; on disk when it exits with 0
+    Import {
+        #[arg(value_name = "FORMAT")]
+        format: Format,
+        /// File, or directory for `files` [default: standard input]
+        #[arg(value_name = "FROM")]
+        from: Option<PathBuf>,
+        /// Leave out what cannot be read or stored, count it, and exit with 1
+        #[arg(long)]
+        keep_going: bool,
+    },
+    /// Write every pair to a file, a directory tree or standard output
+    Export {
+        #[arg(value_name = "FORMAT")]
+        format: Format,
+        /// File, or new directory for `files` [default: standard output]
+        #[arg(value_name = "TO")]
+        to: Option<PathBuf>,
+        /// The same as TO
+        #[arg(short, long, value_name = "TO", conflicts_with = "to")]
+        output: Option<PathBuf>,
+        /// Only keys that begin with this
+        #[arg(long, value_name = "PREFIX", allow_hyphen_values = true)]
+        prefix: Option<OsString>,
+        #[command(flatten)]
+        coding: KeyCoding,
+        /// Leave out keys that cannot be file names, count them, and exit with 1
+        #[arg(long)]
+        keep_going: bool,
+    },
+    /// Print the completions of a shell
+    Completions { shell: Shell },
+    /// Print the manual page of kvs, or of a verb
+    Man {
+        verb: Option<String>,
+        /// Write all pages into this directory instead
+        #[arg(short, long, value_name = "DIR", conflicts_with = "verb")]
+        output: Option<PathBuf>,
+    },
     /// Show put, get, kill -9 and recovery in a temporary store; at most 30 s, leaves nothing
     Demo,
     /// The demo's child that is killed
@@ -89,11 +271,33 @@ pub enum Verb {
 impl Cli {
     /// What clap's attributes cannot say; exits like clap does.
     pub fn check(&self) {
-        if matches!(self.verb, Verb::Demo) && self.dir.is_some() {
-            let text = "`demo` works in a temporary directory of its own and takes no --dir";
+        let refuse = |text: &str| {
             Self::command()
                 .error(ErrorKind::ArgumentConflict, text)
                 .exit();
+        };
+        match &self.verb {
+            Verb::Demo if self.dir.is_some() => {
+                refuse("`demo` works in a temporary directory of its own and takes no --dir");
+            }
+            Verb::Completions { .. } | Verb::Man { .. } if self.json => {
+                refuse("`completions` and `man` print texts of their own and take no --json");
+            }
+            Verb::Get { raw: true, .. } if self.json => {
+                refuse("--raw prints the value's bytes, --json an object: choose one");
+            }
+            Verb::Import {
+                format: Format::Files,
+                from: None,
+                ..
+            } => refuse("`import files` needs the directory to read"),
+            Verb::Export {
+                format: Format::Files,
+                to: None,
+                output: None,
+                ..
+            } => refuse("`export files` needs a new directory to write"),
+            _ => {}
         }
     }
 
@@ -109,5 +313,32 @@ impl Cli {
             })
             .unwrap_or_else(|| PathBuf::from("."));
         std::path::absolute(&dir).unwrap_or(dir)
+    }
+}
+
+/// Seconds, with a fraction if need be, as a duration.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text
+        .parse()
+        .map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_declaration_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn seconds_may_have_a_fraction_and_no_sign() {
+        assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
+        assert_eq!(seconds("10"), Ok(Duration::from_secs(10)));
+        for wrong in ["-1", "NaN", "inf", "", "2s", "1e300"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
     }
 }

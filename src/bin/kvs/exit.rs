@@ -1,12 +1,13 @@
 //! Exit codes, and the one line on standard error that says what, where and what to do next.
 
 use std::io::{self, ErrorKind, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use kvs::{Damage, Error};
 use kvs_format::name::MANIFEST;
 
+use crate::bytes::Object;
 use crate::demo::DemoError;
 use crate::output::write_escaped;
 
@@ -15,8 +16,14 @@ use crate::output::write_escaped;
 pub enum Answer {
     /// Done, there, true: 0.
     Yes,
-    /// Not found, false: 1.
+    /// Not found, false, not all of it: 1.
     No,
+}
+
+impl Answer {
+    pub fn of(answer: bool) -> Self {
+        if answer { Self::Yes } else { Self::No }
+    }
 }
 
 /// Why a command did not work.
@@ -30,10 +37,38 @@ pub enum Failure {
     NoDirectory(PathBuf),
     /// Standard output took no more.
     Output(io::Error),
+    /// An argument that cannot be what it should be; says what to do next.
+    Usage(String),
+    /// A file that the command line names, other than the store's.
+    File {
+        what: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    /// What is to be imported is not what it should be.
+    Input {
+        /// File and line, or file and offset.
+        place: String,
+        reason: String,
+        /// Pairs that were stored before it; they stay.
+        stored: u64,
+    },
+    /// A signal asked for an end; what is done stays and is whole.
+    Interrupted { signal: i32, done: String },
+    /// A part of this program ended as it never should.
+    Broken(&'static str),
     /// The demonstration did not hold.
     Demo(DemoError),
     /// A child process has said why on the standard error that it shares with us.
     SaidByChild,
+}
+
+impl Failure {
+    /// For `map_err` on calls about a file.
+    pub fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File { what, path, source }
+    }
 }
 
 impl From<Error> for Failure {
@@ -53,8 +88,8 @@ const LOCKED: u8 = 3;
 const DAMAGED: u8 = 4;
 const REFUSED: u8 = 5;
 
-/// The exit code of `answer`; a failure also leaves its line in `stderr`.
-pub fn code(answer: Result<Answer, Failure>, stderr: &mut impl Write) -> ExitCode {
+/// The exit code of `answer`; a failure also leaves its line in `stderr`, a JSON object with `json`.
+pub fn code(answer: Result<Answer, Failure>, json: bool, stderr: &mut impl Write) -> ExitCode {
     let failure = match answer {
         Ok(Answer::Yes) => return ExitCode::SUCCESS,
         Ok(Answer::No) => return ExitCode::from(1),
@@ -68,9 +103,16 @@ pub fn code(answer: Result<Answer, Failure>, stderr: &mut impl Write) -> ExitCod
     if text.is_empty() {
         return ExitCode::from(code);
     }
-    let mut line = b"kvs: ".to_vec();
-    // A path may hold anything; writing into a Vec cannot fail.
-    let _ = write_escaped(&mut line, text.as_bytes());
+    let mut line = Vec::new();
+    if json {
+        let mut object = Object::new(&mut line);
+        object.text("error", &text).plain("exit_code", code);
+        object.end();
+    } else {
+        line.extend_from_slice(b"kvs: ");
+        // A path may hold anything; writing into a Vec cannot fail.
+        let _ = write_escaped(&mut line, text.as_bytes());
+    }
     line.push(b'\n');
     // Nobody is left to be told when standard error is closed; the code still says it.
     let _ = stderr.write_all(&line);
@@ -105,6 +147,36 @@ fn describe(failure: &Failure) -> (u8, String) {
             REFUSED,
             format!("standard output: {error}; what was printed is incomplete"),
         ),
+        Failure::Usage(text) => (USAGE, text.clone()),
+        Failure::File { what, path, source } => {
+            let next = match source.kind() {
+                ErrorKind::NotFound => "check the name",
+                ErrorKind::PermissionDenied => "check who owns it and its mode",
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space",
+                _ => "look at the system's log",
+            };
+            let path = path.display();
+            (
+                REFUSED,
+                format!("cannot {what}: {path}: {source}; {next}, then try again"),
+            )
+        }
+        Failure::Input {
+            place,
+            reason,
+            stored,
+        } => {
+            let next = "mend it and import again, or leave it out with --keep-going";
+            (
+                DAMAGED,
+                format!("{place}: {reason}; {stored} pairs before it are stored; {next}"),
+            )
+        }
+        Failure::Interrupted { signal, done } => (
+            128u8.saturating_add(*signal as u8),
+            format!("interrupted; {done}"),
+        ),
+        Failure::Broken(what) => (REFUSED, format!("{what} broke down; please report this")),
         Failure::Demo(error) => {
             let code = if error.is_about_data() {
                 DAMAGED
@@ -131,7 +203,10 @@ pub fn place(damage: &Damage) -> String {
 fn classify(error: &Error) -> (u8, &'static str) {
     match error {
         Error::KeyTooLong { .. } | Error::ValueTooLong { .. } => (USAGE, "nothing was written"),
-        Error::Locked { .. } => (LOCKED, "try again when the other process has closed it"),
+        Error::Locked { .. } => (
+            LOCKED,
+            "try again when the other process has closed it, or wait longer with --wait",
+        ),
         Error::Corrupt { path, .. } if path.ends_with(MANIFEST) => (
             DAMAGED,
             "nothing was changed; without it nothing can be read: restore the directory from a copy",

@@ -4,14 +4,21 @@
 //! true of the data is the library's doing. One command, one open store, closed before the exit
 //! code is given.
 //!
-//! Elsewhere: what a verb is called and takes (`args`), what it does (`verbs`), how bytes reach a
-//! terminal or a pipe (`output`), what an exit code means (`exit`).
+//! Elsewhere: what a verb is called and takes (`args`), what it does (`verbs`, `whole`, `transfer`),
+//! how bytes reach a terminal or a pipe (`output`, `people`) or JSON (`bytes`), how the store is opened
+//! (`open`), what an exit code means (`exit`).
 
 mod args;
+mod bytes;
 mod demo;
 mod exit;
+mod open;
 mod output;
+mod pages;
+mod people;
+mod transfer;
 mod verbs;
+mod whole;
 
 use std::io;
 use std::process::ExitCode;
@@ -20,38 +27,129 @@ use clap::Parser;
 
 use args::{Cli, Verb};
 use exit::{Answer, Failure};
+use open::Place;
 use output::Output;
+use transfer::{Export, Import};
+use verbs::{Destination, Listing, Source};
 
 fn main() -> ExitCode {
     // Wrong usage ends in here: clap prints and exits with 2.
     let cli = Cli::parse();
     cli.check();
-    let mut out = Output::stdout();
-    let answer = run(cli, &mut out).and_then(|answer| {
+    let json = cli.json;
+    let answer = Output::stdout(json, cli.color).and_then(|mut out| {
+        let answer = run(cli, &mut out)?;
         out.finish()?;
         Ok(answer)
     });
-    exit::code(answer, &mut io::stderr().lock())
+    exit::code(answer, json, &mut io::stderr().lock())
 }
 
 fn run(cli: Cli, out: &mut Output) -> Result<Answer, Failure> {
-    let dir = cli.dir();
+    let place = Place {
+        dir: cli.dir(),
+        wait: cli.wait,
+    };
     match cli.verb {
-        Verb::Get { key, raw } => verbs::get(&dir, &key, raw, out),
-        Verb::Set { key, value } => verbs::set(&dir, &key, &value),
-        Verb::Rm { key } => verbs::rm(&dir, &key, out),
-        Verb::Exists { key } => verbs::exists(&dir, &key),
+        Verb::Get {
+            key,
+            coding,
+            raw,
+            output,
+        } => {
+            let destination = match output {
+                Some(path) => Destination::File(path),
+                None if raw => Destination::Raw,
+                None => Destination::Line,
+            };
+            verbs::get(&place, &coding.coding().decode(&key)?, destination, out)
+        }
+        Verb::Set {
+            key,
+            value,
+            literal,
+            value_file,
+            coding,
+        } => {
+            let source = Source::new(value, literal, value_file);
+            verbs::set(&place, &coding.coding().decode(&key)?, source, out)
+        }
+        Verb::Rm { key, coding } => verbs::rm(&place, &coding.coding().decode(&key)?, out),
+        Verb::Exists { key, coding } => verbs::exists(&place, &coding.coding().decode(&key)?, out),
         Verb::Scan {
             prefix,
+            coding,
             keys,
             limit,
-        } => verbs::scan(&dir, &prefix, keys, limit, out),
-        Verb::Count { prefix } => verbs::count(&dir, prefix.as_deref(), out),
-        Verb::Stats => verbs::stats(&dir, out),
-        Verb::Verify => verbs::verify(&dir, out),
-        Verb::Compact => verbs::compact(&dir, out),
+            null,
+        } => {
+            let listing = Listing {
+                prefix: &prefix,
+                coding: coding.coding(),
+                keys_only: keys,
+                limit,
+                null,
+            };
+            verbs::list(&place, &listing, out)
+        }
+        Verb::Keys {
+            prefix,
+            coding,
+            limit,
+            null,
+        } => {
+            let listing = Listing {
+                prefix: &prefix,
+                coding: coding.coding(),
+                keys_only: true,
+                limit,
+                null,
+            };
+            verbs::list(&place, &listing, out)
+        }
+        Verb::Count { prefix, coding } => {
+            let coding = coding.coding();
+            let prefix = prefix.as_deref().map(|prefix| coding.decode(prefix));
+            verbs::count(&place, prefix.transpose()?.as_deref(), out)
+        }
+        Verb::Stats => whole::stats(&place, out),
+        Verb::Verify => whole::verify(&place, out),
+        Verb::Compact => whole::compact(&place, out),
+        Verb::Import {
+            format,
+            from,
+            keep_going,
+        } => {
+            let import = Import {
+                format,
+                from,
+                keep_going,
+                quiet: cli.quiet,
+            };
+            transfer::import(&place, import, out)
+        }
+        Verb::Export {
+            format,
+            to,
+            output,
+            prefix,
+            coding,
+            keep_going,
+        } => {
+            let export = Export {
+                format,
+                to: to.or(output),
+                prefix: prefix.as_deref().unwrap_or_default(),
+                coding: coding.coding(),
+                keep_going,
+                quiet: cli.quiet,
+            };
+            transfer::export(&place, &export, out)
+        }
+        Verb::Completions { shell } => pages::completions(shell, out),
+        Verb::Man { verb, output } => pages::man(verb.as_deref(), output.as_deref(), out),
         Verb::Demo => demo::run(out),
-        Verb::DemoWriter => demo::writer::child(&dir),
+        Verb::DemoWriter => demo::writer::child(&place.dir),
         Verb::DemoJanitor => demo::scratch::janitor(),
     }
 }

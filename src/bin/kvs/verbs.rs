@@ -1,230 +1,227 @@
-//! What each verb does.
+//! The verbs on single keys, and those that list keys.
 //!
-//! Reading verbs open read-only: they create nothing and change nothing. Of a damaged store they
-//! print what is intact, then fail, so that a script cannot take a part for the whole.
+//! Reading verbs open read-only: they create nothing and change nothing. Before they print, they
+//! give the store up; what they print lives on in its maps. So a reader that is slow, or that writes
+//! to the same store (`kvs keys | while read k; do kvs rm "$k"; done`), never waits for us. Of a
+//! damaged store they print what is intact, then fail.
 //!
 //! Writing verbs open at [`Durability::Sync`] and close before they answer: exit code 0 means on
 //! disk.
 
-use std::ffi::OsStr;
-use std::io::ErrorKind;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 
-use kvs::{CompactReport, Durability, Error, Options, Store};
-use kvs_format::name::MANIFEST;
+use kvs::Durability;
+use kvs_format::VALUE_BYTES_MAX;
 
-use crate::exit::{Answer, Failure, place};
+use crate::bytes::Coding;
+use crate::exit::{Answer, Failure};
+use crate::open::{Place, Whole};
 use crate::output::Output;
 
 const NOT_FOUND: &str = "Key not found";
 
-pub fn get(dir: &Path, key: &OsStr, raw: bool, out: &mut Output) -> Result<Answer, Failure> {
-    let store = open_to_read(dir)?;
-    match store.get(key.as_bytes())? {
-        Some(value) if raw => out.raw(&value)?,
-        Some(value) => {
+/// Name of standard input and output among file names.
+const STANDARD: &str = "-";
+
+/// Where `get` puts the value.
+pub enum Destination {
+    Line,
+    Raw,
+    File(PathBuf),
+}
+
+pub fn get(
+    place: &Place,
+    key: &[u8],
+    destination: Destination,
+    out: &mut Output,
+) -> Result<Answer, Failure> {
+    let store = place.read()?;
+    let value = store.get(key)?;
+    let whole = Whole::of(&store);
+    store.close()?;
+    let Some(value) = value else {
+        // Before any word of "not found": the key may be in the damaged part.
+        whole.answer(Answer::Yes)?;
+        if out.json {
+            out.object(|o| {
+                o.bytes("key", key).plain("value", "null");
+            })?;
+            return Ok(Answer::No);
+        }
+        if !matches!(destination, Destination::Line) {
+            return Ok(Answer::No);
+        }
+        // The course's contract: in words, and a success.
+        out.line(NOT_FOUND)?;
+        return Ok(Answer::Yes);
+    };
+    match destination {
+        Destination::File(path) if path != Path::new(STANDARD) => {
+            let written = File::create(&path).and_then(|mut file| file.write_all(&value));
+            written.map_err(Failure::file("write", &path))?;
+        }
+        Destination::File(_) | Destination::Raw => out.raw(&value)?,
+        Destination::Line if out.json => out.object(|o| {
+            o.bytes("key", key).bytes("value", &value);
+        })?,
+        Destination::Line => {
             out.data(&value)?;
             out.raw(b"\n")?;
         }
-        None => {
-            // Before any word of "not found": the key may be in the damaged part.
-            whole(&store)?;
-            if raw {
-                return Ok(Answer::No);
-            }
-            // The course's contract: in words, and a success.
-            out.line(NOT_FOUND)?;
-        }
     }
-    whole(&store)
+    whole.answer(Answer::Yes)
 }
 
-pub fn set(dir: &Path, key: &OsStr, value: &OsStr) -> Result<Answer, Failure> {
-    let store = open_to_write(dir)?;
-    store.set(key.as_bytes(), value.as_bytes())?;
+/// Where `set` finds the value.
+pub enum Source {
+    Argument(OsString),
+    Stdin,
+    File(PathBuf),
+}
+
+impl Source {
+    pub fn new(value: Option<OsString>, literal: Option<OsString>, file: Option<PathBuf>) -> Self {
+        match (value, literal, file) {
+            (_, _, Some(path)) if path != Path::new(STANDARD) => Self::File(path),
+            (_, _, Some(_)) => Self::Stdin,
+            (_, Some(literal), _) => Self::Argument(literal),
+            (Some(value), _, _) if value != STANDARD => Self::Argument(value),
+            _ => Self::Stdin,
+        }
+    }
+
+    /// The whole value, or as much of it as shows that it is too long.
+    fn read(self) -> Result<Vec<u8>, Failure> {
+        let at_most = VALUE_BYTES_MAX as u64 + 1;
+        let mut value = Vec::new();
+        match self {
+            Self::Argument(value) => {
+                use std::os::unix::ffi::OsStringExt;
+                return Ok(value.into_vec());
+            }
+            Self::Stdin => io::stdin().lock().take(at_most).read_to_end(&mut value),
+            Self::File(ref path) => {
+                File::open(path).and_then(|file| file.take(at_most).read_to_end(&mut value))
+            }
+        }
+        .map_err(|error| match self {
+            Self::File(path) => Failure::file("read", &path)(error),
+            _ => Failure::file("read", Path::new("standard input"))(error),
+        })?;
+        Ok(value)
+    }
+}
+
+pub fn set(place: &Place, key: &[u8], source: Source, out: &mut Output) -> Result<Answer, Failure> {
+    // Before the store is opened: whoever writes our standard input may be reading the store.
+    let value = source.read()?;
+    let store = place.write(Durability::Sync)?;
+    store.set(key, value)?;
     store.close()?;
+    if out.json {
+        out.object(|o| {
+            o.bytes("key", key).plain("stored", true);
+        })?;
+    }
     Ok(Answer::Yes)
 }
 
-pub fn rm(dir: &Path, key: &OsStr, out: &mut Output) -> Result<Answer, Failure> {
-    let removed = if has_store(dir)? {
-        let store = open_to_write(dir)?;
-        let removed = store.remove(key.as_bytes())?;
+pub fn rm(place: &Place, key: &[u8], out: &mut Output) -> Result<Answer, Failure> {
+    let removed = if place.has_store()? {
+        let store = place.write(Durability::Sync)?;
+        let removed = store.remove(key)?;
         store.close()?;
         removed
     } else {
         false
     };
-    if removed {
-        return Ok(Answer::Yes);
+    if out.json {
+        out.object(|o| {
+            o.bytes("key", key).plain("removed", removed);
+        })?;
+    } else if !removed {
+        out.line(NOT_FOUND)?;
     }
-    out.line(NOT_FOUND)?;
-    Ok(Answer::No)
+    Ok(Answer::of(removed))
 }
 
-pub fn exists(dir: &Path, key: &OsStr) -> Result<Answer, Failure> {
-    let store = open_to_read(dir)?;
-    let found = store.contains_key(key.as_bytes())?;
-    whole(&store)?;
-    Ok(if found { Answer::Yes } else { Answer::No })
-}
-
-pub fn scan(
-    dir: &Path,
-    prefix: &OsStr,
-    keys_only: bool,
-    limit: Option<u64>,
-    out: &mut Output,
-) -> Result<Answer, Failure> {
-    let store = open_to_read(dir)?;
-    let limit = usize::try_from(limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
-    if keys_only && prefix.is_empty() {
-        for key in store.keys()?.take(limit) {
-            out.data(&key?)?;
-            out.raw(b"\n")?;
-        }
-    } else {
-        for pair in store.prefix(prefix.as_bytes())?.take(limit) {
-            let (key, value) = pair?;
-            out.data(&key)?;
-            if !keys_only {
-                out.raw(b"\t")?;
-                out.data(&value)?;
-            }
-            out.raw(b"\n")?;
-        }
+pub fn exists(place: &Place, key: &[u8], out: &mut Output) -> Result<Answer, Failure> {
+    let store = place.read()?;
+    let found = store.contains_key(key)?;
+    let whole = Whole::of(&store);
+    store.close()?;
+    whole.answer(Answer::Yes)?;
+    if out.json {
+        out.object(|o| {
+            o.bytes("key", key).plain("exists", found);
+        })?;
     }
-    whole(&store)
+    Ok(Answer::of(found))
 }
 
-pub fn count(dir: &Path, prefix: Option<&OsStr>, out: &mut Output) -> Result<Answer, Failure> {
-    let store = open_to_read(dir)?;
+/// What `scan` and `keys` print.
+pub struct Listing<'a> {
+    pub prefix: &'a OsStr,
+    pub coding: Coding,
+    pub keys_only: bool,
+    pub limit: Option<u64>,
+    pub null: bool,
+}
+
+pub fn list(place: &Place, listing: &Listing<'_>, out: &mut Output) -> Result<Answer, Failure> {
+    let prefix = listing.coding.decode(listing.prefix)?;
+    let store = place.read()?;
+    let pairs = store.prefix(&prefix)?;
+    let whole = Whole::of(&store);
+    store.close()?;
+    let limit = usize::try_from(listing.limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+    for pair in pairs.take(limit) {
+        let (key, value) = pair?;
+        if out.json {
+            out.object(|o| {
+                o.bytes("key", &key);
+                if !listing.keys_only {
+                    o.bytes("value", &value);
+                }
+            })?;
+            continue;
+        }
+        out.data(&listing.coding.encode(&key))?;
+        if !listing.keys_only {
+            out.raw(b"\t")?;
+            out.data(&value)?;
+        }
+        out.raw(if listing.null { b"\0" } else { b"\n" })?;
+    }
+    whole.answer(Answer::Yes)
+}
+
+pub fn count(place: &Place, prefix: Option<&[u8]>, out: &mut Output) -> Result<Answer, Failure> {
+    let store = place.read()?;
+    let whole = Whole::of(&store);
     let count = match prefix {
         None => store.len(),
         Some(prefix) => {
+            let pairs = store.prefix(prefix)?;
+            store.close()?;
             let mut count = 0u64;
-            for pair in store.prefix(prefix.as_bytes())? {
+            for pair in pairs {
                 pair?;
                 count += 1;
             }
             count
         }
     };
-    out.line(count)?;
-    whole(&store)
-}
-
-pub fn stats(dir: &Path, out: &mut Output) -> Result<Answer, Failure> {
-    let store = open_to_read(dir)?;
-    let stats = store.stats();
-    out.line(format_args!("keys          {}", stats.keys))?;
-    out.line(format_args!("live bytes    {}", stats.live_bytes))?;
-    out.line(format_args!("dead bytes    {}", stats.dead_bytes))?;
-    out.line(format_args!("index bytes   {}", stats.index_bytes))?;
-    out.line(format_args!("disk bytes    {}", stats.disk_bytes))?;
-    out.line(format_args!("recovery      {}", store.recovery()))?;
-    out.line("")?;
-    out.line(format_args!(
-        "{:>16}  {:<6}  {:<6}  {:>12}  {:>12}  {:>12}",
-        "segment", "kind", "state", "bytes", "live", "dead"
-    ))?;
-    for segment in &stats.segments {
-        out.line(format_args!(
-            "{:016x}  {:<6}  {:<6}  {:>12}  {:>12}  {:>12}",
-            segment.id,
-            format!("{:?}", segment.kind).to_lowercase(),
-            if segment.sealed { "sealed" } else { "active" },
-            segment.bytes,
-            segment.live_bytes,
-            segment.dead_bytes,
-        ))?;
-    }
-    whole(&store)
-}
-
-pub fn verify(dir: &Path, out: &mut Output) -> Result<Answer, Failure> {
-    let store = open_to_read(dir)?;
-    let report = store.verify()?;
-    out.line(format_args!("segments  {}", report.segments))?;
-    out.line(format_args!("records   {}", report.records))?;
-    out.line(format_args!("bytes     {}", report.bytes))?;
-    let mut places = report.damage;
-    for damage in &store.recovery().damage {
-        let known = |d: &kvs::Damage| d.file == damage.file && d.offset == damage.offset;
-        if !places.iter().any(known) {
-            places.push(damage.clone());
-        }
-    }
-    out.line(format_args!("damaged   {}", places.len()))?;
-    for damage in &places {
-        out.data(place(damage).as_bytes())?;
-        out.raw(b"\n")?;
-    }
-    if places.is_empty() && !store.recovery().incomplete {
-        return Ok(Answer::Yes);
-    }
-    // The list first, then the verdict, on a terminal that shows both streams.
-    out.flush()?;
-    Err(Failure::Damaged {
-        dir: dir.to_owned(),
-        places,
-    })
-}
-
-pub fn compact(dir: &Path, out: &mut Output) -> Result<Answer, Failure> {
-    let report = if has_store(dir)? {
-        let store = open_to_write(dir)?;
-        let report = store.compact()?;
-        store.close()?;
-        report
+    if out.json {
+        out.object(|o| {
+            o.plain("count", count);
+        })?;
     } else {
-        CompactReport::default()
-    };
-    out.line(format_args!(
-        "segments  {} -> {}",
-        report.segments_before, report.segments_after
-    ))?;
-    out.line(format_args!(
-        "bytes     {} -> {}",
-        report.bytes_before, report.bytes_after
-    ))?;
-    Ok(Answer::Yes)
-}
-
-/// A directory without a store reads like an empty one: a store begins with its first `set`. A
-/// directory that does not exist is more likely a slip.
-fn open_to_read(dir: &Path) -> Result<Store, Failure> {
-    match Store::open_read_only(dir) {
-        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound && !dir.exists() => {
-            Err(Failure::NoDirectory(dir.to_owned()))
-        }
-        opened => Ok(opened?),
+        out.line(count)?;
     }
-}
-
-fn open_to_write(dir: &Path) -> Result<Store, Failure> {
-    Ok(Options::new().durability(Durability::Sync).open(dir)?)
-}
-
-/// Whether there is a store to change, for verbs that have nothing to do in an empty one and shall
-/// not create it. The name of the manifest is the cheap way to a yes; a no is the library's to say.
-fn has_store(dir: &Path) -> Result<bool, Failure> {
-    if dir.join(MANIFEST).exists() {
-        return Ok(true);
-    }
-    open_to_read(dir)?;
-    Ok(false)
-}
-
-/// Fails if part of the store could not be read.
-fn whole(store: &Store) -> Result<Answer, Failure> {
-    let recovery = store.recovery();
-    if !recovery.incomplete {
-        return Ok(Answer::Yes);
-    }
-    Err(Failure::Damaged {
-        dir: store.path().to_owned(),
-        places: recovery.damage.clone(),
-    })
+    whole.answer(Answer::Yes)
 }

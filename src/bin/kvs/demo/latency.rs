@@ -3,9 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::size;
 use crate::exit::Failure;
 use crate::output::Output;
+use crate::people::size;
 
 /// How long each call took, and the bytes of values it moved.
 pub struct Latencies {

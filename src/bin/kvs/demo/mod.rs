@@ -22,6 +22,7 @@ use kvs::{Durability, Options, Store};
 
 use crate::exit::{Answer, Failure};
 use crate::output::Output;
+use crate::people::size;
 use corpus::Corpus;
 use latency::Latencies;
 use scratch::Scratch;
@@ -192,21 +193,6 @@ fn disk_usage(dir: &Path) -> Result<(u64, u64), DemoError> {
     list().map_err(DemoError::io("listing the store"))
 }
 
-/// Bytes for people.
-fn size(bytes: u64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    let mut size = bytes as f64 / 1024.0;
-    let mut unit = 0;
-    while size >= 1000.0 && unit + 1 < UNITS.len() {
-        size /= 1024.0;
-        unit += 1;
-    }
-    format!("{size:.1} {}", UNITS[unit])
-}
-
 /// A child process that does not outlive its owner.
 struct Killed(Child);
 
@@ -215,20 +201,5 @@ impl Drop for Killed {
         // Both fail only if it is gone already, which is what we want.
         let _ = self.0.kill();
         let _ = self.0.wait();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::size;
-
-    #[test]
-    fn sizes_are_short() {
-        assert_eq!(size(0), "0 B");
-        assert_eq!(size(1023), "1023 B");
-        assert_eq!(size(1024), "1.0 KiB");
-        assert_eq!(size(64 << 20), "64.0 MiB");
-        assert_eq!(size(1000 << 20), "1.0 GiB");
-        assert_eq!(size(u64::MAX), "16777216.0 TiB");
     }
 }

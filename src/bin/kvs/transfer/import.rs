@@ -1,0 +1,482 @@
+//! Import: a thread reads and parses, this one writes batches.
+//!
+//! The store is open only while there is something to write: a slow or idle source does not keep
+//! others out, and a busy one lets them in between batches. Batches are written at [`Durability::Os`],
+//! and whenever the store is given up, what was written is durable.
+
+use std::fs::File;
+use std::io::{self, Read, StdinLock};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use kvs::{Batch, Durability, Store};
+use kvs_format::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+
+use crate::args::Format;
+use crate::exit::{Answer, Failure};
+use crate::open::Place;
+use crate::output::Output;
+use crate::transfer::interrupt::Interrupt;
+use crate::transfer::kvx::KvxError;
+use crate::transfer::lines::Lines;
+use crate::transfer::progress::{self, Progress, Unit};
+use crate::transfer::{Tally, files, kvx, ndjson, tsv};
+
+/// A batch is written when it has this many bytes. Small enough for the smallest segment that a store
+/// of default options has.
+const BATCH_BYTES: usize = 512 << 10;
+const BATCH_PAIRS: usize = 4096;
+
+/// Batches read ahead.
+const AHEAD: usize = 2;
+
+/// A store that nobody has written to for so long is given up until there is more.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// How often an idle import looks for a signal.
+const LOOK: Duration = Duration::from_millis(25);
+
+/// The store is held for so long at least, then given up for [`PAUSE`]; longer if opening it and
+/// closing it take more than a [`SHARE`]th of that.
+const HOLD: Duration = Duration::from_secs(1);
+const SHARE: u32 = 10;
+
+/// Others look for a free store every 8 milliseconds.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Lines of what was left out that are printed; the rest is counted.
+const TOLD_MAX: u64 = 20;
+
+/// What to import.
+pub struct Import {
+    pub format: Format,
+    /// Standard input without.
+    pub from: Option<PathBuf>,
+    pub keep_going: bool,
+    pub quiet: bool,
+}
+
+/// What the reading thread sends.
+enum Message {
+    Batch {
+        batch: Batch,
+        bytes: u64,
+    },
+    Single {
+        key: Vec<u8>,
+        value: Vec<u8>,
+    },
+    /// Something --keep-going leaves out: where and why.
+    LeftOut {
+        place: String,
+        reason: String,
+    },
+    /// The same without --keep-going.
+    Bad {
+        place: String,
+        reason: String,
+    },
+    Failed(Failure),
+}
+
+/// The writing thread has gone.
+struct Gone;
+
+pub fn import(place: &Place, import: Import, out: &mut Output) -> Result<Answer, Failure> {
+    let begin = Instant::now();
+    let interrupt = Interrupt::listen().map_err(|source| Failure::File {
+        what: "listen for",
+        path: "signals".into(),
+        source,
+    })?;
+    let (source, total) = Source::open(&import, &place.dir)?;
+    let seen = progress::is_seen() && !import.quiet;
+    let progress = Progress::new(Unit::Bytes, total, seen);
+    let read = Arc::new(AtomicU64::new(0));
+    let (to, from) = sync_channel(AHEAD);
+    let reader = {
+        let (keep_going, read) = (import.keep_going, Arc::clone(&read));
+        let mut collector = Collector::new(to, keep_going);
+        thread::spawn(move || {
+            let _ = source.read(&read, &mut collector);
+        })
+    };
+    let mut writer = Writer::new(place);
+    let mut tally = Tally::default();
+    let looking = Looking {
+        interrupt: &interrupt,
+        progress: &progress,
+        read: &read,
+    };
+    let ended = write_all(&mut writer, &from, &looking, &mut tally);
+    progress.clear();
+    // Also after a failure: what has been written shall be durable, and the first error is told.
+    let closed = writer.release();
+    if ended.is_ok() && reader.join().is_err() {
+        return Err(Failure::Broken("the reading thread of the import"));
+    }
+    ended
+        .and_then(|()| closed)
+        .map_err(|failure| match failure {
+            Failure::Interrupted { signal, .. } => Failure::Interrupted {
+                signal,
+                done: format!("{} pairs are stored", tally.pairs),
+            },
+            failure => failure,
+        })?;
+    tally.tell("imported", begin, true, seen, out)
+}
+
+struct Looking<'a> {
+    interrupt: &'a Interrupt,
+    progress: &'a Progress,
+    read: &'a AtomicU64,
+}
+
+fn write_all(
+    writer: &mut Writer<'_>,
+    from: &Receiver<Message>,
+    looking: &Looking<'_>,
+    tally: &mut Tally,
+) -> Result<(), Failure> {
+    loop {
+        if let Some(signal) = looking.interrupt.signal() {
+            let done = String::new();
+            return Err(Failure::Interrupted { signal, done });
+        }
+        looking.progress.set(looking.read.load(Ordering::Relaxed));
+        match from.recv_timeout(LOOK) {
+            Ok(Message::Batch { batch, bytes }) => {
+                writer.store()?.write(&batch)?;
+                tally.add(batch.len() as u64, bytes);
+                writer.wrote()?;
+            }
+            Ok(Message::Single { key, value }) => {
+                writer.store()?.set(&key, &value)?;
+                tally.add(1, (key.len() + value.len()) as u64);
+                writer.wrote()?;
+            }
+            Ok(Message::LeftOut { place, reason }) => {
+                tally.left_out += 1;
+                if tally.left_out <= TOLD_MAX {
+                    looking
+                        .progress
+                        .say(&format!("{place}: {reason}; left out"));
+                }
+            }
+            Ok(Message::Bad { place, reason }) => {
+                return Err(Failure::Input {
+                    place,
+                    reason,
+                    stored: tally.pairs,
+                });
+            }
+            Ok(Message::Failed(failure)) => return Err(failure),
+            Err(RecvTimeoutError::Timeout) => writer.idle()?,
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+    }
+}
+
+/// Has the store open while it is needed.
+struct Writer<'a> {
+    place: &'a Place,
+    store: Option<Store>,
+    since: Instant,
+    last: Instant,
+    opening: Duration,
+    hold: Duration,
+}
+
+impl<'a> Writer<'a> {
+    fn new(place: &'a Place) -> Self {
+        let now = Instant::now();
+        Self {
+            place,
+            store: None,
+            since: now,
+            last: now,
+            opening: Duration::ZERO,
+            hold: HOLD,
+        }
+    }
+
+    fn store(&mut self) -> Result<&Store, Failure> {
+        if self.store.is_none() {
+            self.store = Some(self.place.write(Durability::Os)?);
+            // Not the waiting for others, which `write` did too.
+            let opened = self.store.as_ref().map(|store| store.recovery().duration);
+            self.opening = opened.unwrap_or_default();
+            self.since = Instant::now();
+        }
+        match &self.store {
+            Some(store) => Ok(store),
+            None => Err(Failure::Broken("opening the store")),
+        }
+    }
+
+    /// A batch is written: lets others in if they have waited long.
+    fn wrote(&mut self) -> Result<(), Failure> {
+        self.last = Instant::now();
+        if self.last.duration_since(self.since) < self.hold {
+            return Ok(());
+        }
+        let begin = Instant::now();
+        self.release()?;
+        self.hold = HOLD.max((begin.elapsed() + self.opening) * SHARE);
+        thread::sleep(PAUSE);
+        Ok(())
+    }
+
+    /// There is nothing to write now.
+    fn idle(&mut self) -> Result<(), Failure> {
+        if self.last.elapsed() > IDLE {
+            self.release()?;
+        }
+        Ok(())
+    }
+
+    /// Makes durable what was written and gives the store up.
+    fn release(&mut self) -> Result<(), Failure> {
+        if let Some(store) = self.store.take() {
+            store.close()?;
+        }
+        Ok(())
+    }
+}
+
+/// Gathers pairs into batches and sends them.
+struct Collector {
+    to: SyncSender<Message>,
+    keep_going: bool,
+    batch: Batch,
+    bytes: usize,
+}
+
+impl Collector {
+    fn new(to: SyncSender<Message>, keep_going: bool) -> Self {
+        Self {
+            to,
+            keep_going,
+            batch: Batch::new(),
+            bytes: 0,
+        }
+    }
+
+    fn send(&self, message: Message) -> Result<(), Gone> {
+        self.to.send(message).map_err(|_| Gone)
+    }
+
+    fn flush(&mut self) -> Result<(), Gone> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let batch = std::mem::take(&mut self.batch);
+        let bytes = std::mem::take(&mut self.bytes) as u64;
+        self.send(Message::Batch { batch, bytes })
+    }
+
+    /// `place` is asked only if the pair cannot be stored.
+    fn pair(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        place: impl FnOnce() -> String,
+    ) -> Result<(), Gone> {
+        let lengths = [
+            ("key", key.len(), KEY_BYTES_MAX),
+            ("value", value.len(), VALUE_BYTES_MAX),
+        ];
+        if let Some((what, len, max)) = lengths.into_iter().find(|(_, len, max)| len > max) {
+            let reason = format!("{what} of {len} bytes, at most {max} are allowed");
+            return self.bad(place(), reason);
+        }
+        if value.len() >= BATCH_BYTES {
+            // In the order they came: a key may come twice.
+            self.flush()?;
+            let (key, value) = (key.to_vec(), value.to_vec());
+            return self.send(Message::Single { key, value });
+        }
+        self.batch.set(key, value);
+        self.bytes += key.len() + value.len();
+        if self.bytes >= BATCH_BYTES || self.batch.len() >= BATCH_PAIRS {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Something that cannot be stored.
+    fn bad(&mut self, place: String, reason: String) -> Result<(), Gone> {
+        if self.keep_going {
+            return self.send(Message::LeftOut { place, reason });
+        }
+        self.stop(place, reason)
+    }
+
+    /// Something that ends the import, --keep-going or not.
+    fn stop(&mut self, place: String, reason: String) -> Result<(), Gone> {
+        self.flush()?;
+        self.send(Message::Bad { place, reason })?;
+        Err(Gone)
+    }
+
+    fn failed(&mut self, failure: Failure) -> Result<(), Gone> {
+        self.flush()?;
+        self.send(Message::Failed(failure))?;
+        Err(Gone)
+    }
+}
+
+/// Where the pairs come from.
+struct Source {
+    format: Format,
+    name: PathBuf,
+    from: Option<File>,
+    store: PathBuf,
+}
+
+impl Source {
+    /// Opens it before anything else happens; also its bytes, if they can be known.
+    fn open(import: &Import, store: &Path) -> Result<(Self, Option<u64>), Failure> {
+        let name = import.from.clone().unwrap_or_else(|| "-".into());
+        let standard = import.from.is_none() || name == Path::new("-");
+        let mut source = Self {
+            format: import.format,
+            name: if standard {
+                "standard input".into()
+            } else {
+                name.clone()
+            },
+            from: None,
+            store: store.to_owned(),
+        };
+        if import.format == Format::Files {
+            // A directory that is not there must not look like one without files.
+            std::fs::read_dir(&name).map_err(Failure::file("read", &name))?;
+            source.name = name;
+            return Ok((source, None));
+        }
+        if standard {
+            return Ok((source, None));
+        }
+        let file = File::open(&name).map_err(Failure::file("read", &name))?;
+        let metadata = file.metadata().map_err(Failure::file("read", &name))?;
+        if metadata.is_dir() {
+            let error = io::Error::from(io::ErrorKind::IsADirectory);
+            return Err(Failure::file("read", &name)(error));
+        }
+        source.from = Some(file);
+        Ok((source, metadata.is_file().then_some(metadata.len())))
+    }
+
+    fn read(self, read: &AtomicU64, to: &mut Collector) -> Result<(), Gone> {
+        let Self {
+            format,
+            name,
+            from,
+            store,
+        } = self;
+        let counted = Counted {
+            from: match from {
+                Some(file) => Stream::File(file),
+                None => Stream::Stdin(io::stdin().lock()),
+            },
+            read,
+        };
+        match format {
+            Format::Files => tree(&name, &store, read, to)?,
+            Format::Ndjson => lines(&name, counted, to, ndjson::parse)?,
+            Format::Tsv => lines(&name, counted, to, |line| tsv::parse(line).map(Some))?,
+            Format::Kvx => frames(&name, counted, to)?,
+        }
+        to.flush()
+    }
+}
+
+enum Stream {
+    File(File),
+    Stdin(StdinLock<'static>),
+}
+
+/// Counts the bytes that were read, for the bar.
+struct Counted<'a> {
+    from: Stream,
+    read: &'a AtomicU64,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let read = match &mut self.from {
+            Stream::File(file) => file.read(to),
+            Stream::Stdin(stdin) => stdin.read(to),
+        }?;
+        self.read.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+type Parsed<'a> = Result<Option<(std::borrow::Cow<'a, [u8]>, std::borrow::Cow<'a, [u8]>)>, String>;
+
+fn lines(
+    name: &Path,
+    from: impl Read,
+    to: &mut Collector,
+    parse: impl for<'a> Fn(&'a [u8]) -> Parsed<'a>,
+) -> Result<(), Gone> {
+    let mut lines = Lines::new(from);
+    loop {
+        let (number, line) = match lines.next() {
+            Ok(Some(line)) => line,
+            Ok(None) => return Ok(()),
+            Err(error) => return to.failed(Failure::file("read", name)(error)),
+        };
+        let place = || format!("{}:{number}", name.display());
+        match parse(line) {
+            Ok(Some((key, value))) => to.pair(&key, &value, place)?,
+            Ok(None) => {}
+            Err(reason) => to.bad(place(), reason)?,
+        }
+    }
+}
+
+fn frames(name: &Path, from: impl Read, to: &mut Collector) -> Result<(), Gone> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+    let place = |offset| format!("{} at offset {offset}", name.display());
+    let ended = kvx::read(from, |offset, pair| match pair.expires_at {
+        None => to.pair(pair.key, pair.value, || place(offset)),
+        // It counts as removed.
+        Some(at) if at <= now => Ok(()),
+        Some(_) => to.bad(
+            place(offset),
+            "the pair expires, which this version cannot store".to_owned(),
+        ),
+    });
+    match ended {
+        Ok(()) => Ok(()),
+        Err(KvxError::Each(gone)) => Err(gone),
+        Err(KvxError::Read(error)) => to.failed(Failure::file("read", name)(error)),
+        // Nothing behind it can be trusted to be where it seems.
+        Err(KvxError::Bad { offset, reason }) => to.stop(place(offset), reason.to_string()),
+    }
+}
+
+fn tree(root: &Path, store: &Path, read: &AtomicU64, to: &mut Collector) -> Result<(), Gone> {
+    for found in files::Walk::new(root, store) {
+        match found {
+            Ok(found) => match files::content(&found.path) {
+                Ok(content) => {
+                    read.fetch_add(content.len() as u64, Ordering::Relaxed);
+                    to.pair(&found.key, &content, || found.path.display().to_string())?;
+                }
+                Err(error) => to.bad(found.path.display().to_string(), error.to_string())?,
+            },
+            Err(obstacle) => to.bad(obstacle.path.display().to_string(), obstacle.reason)?,
+        }
+    }
+    Ok(())
+}
