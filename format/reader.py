@@ -3,6 +3,7 @@
 
     python3 reader.py DIR             dump as NDJSON on stdout
     python3 reader.py --verify DIR    print problems only; exit status 1 if there are any
+    python3 reader.py --kvx FILE      dump an export; exit status 1 if it is not whole
 
 A second reader, sharing no code with the Rust one, so that a mistake must be made twice to go
 unseen. It never writes. Python 3.8 or later, standard library only.
@@ -70,6 +71,19 @@ hint_trailer    first_ms u64, bucket_ms u64, bytes [u64] (64 of them)
 
 The LSN of the first record of a log segment is taken from its LINK; whether that LINK continues
 the segment before is for --verify to say.
+
+An export
+=========
+
+Lines of the same form. `kvx_stop` is the last line, whatever happened; a frame that is not valid is not
+printed, and nothing behind it is read.
+
+kvx_header      version u16
+kvx_pair        offset u64, size u64, index u64, key hex, value hex, expires_at u64|null,
+                body u32hex, head u32hex
+kvx_end         offset u64, count u64, bytes u64, whole u32hex
+kvx_stop        offset u64 (behind the last valid frame), whole bool (the end frame was there, and
+                nothing behind it)
 
 The problems
 ============
@@ -1171,6 +1185,70 @@ def verify(directory):
     return problems.count
 
 
+# Export (SPEC.md section 15) -------------------------------------------------------------------
+
+
+def kvx_frame(stream, index):
+    """The next frame: all its bytes and its fields."""
+    frame = stream.read(24)
+    if len(frame) < 24:
+        raise Invalid("frame: cut off")
+    head, body_crc, found, kind, zero, key_len, value_len = struct.unpack("<IIQBBHI", frame)
+    if head != crc_of(frame[4:]):
+        raise Invalid("frame: check of the head")
+    if found != index or zero != 0 or value_len > VALUE_MAX or kind not in (1, 2, 3):
+        raise Invalid("frame: index, kind or length")
+    if kind == 3 and (key_len, value_len) != (0, 24):
+        raise Invalid("end: lengths")
+    size = (8 if kind == 2 else 0) + key_len + value_len
+    body = stream.read(size)
+    if len(body) < size or body_crc != crc_of(body):
+        raise Invalid("frame: cut off, or check of the body")
+    return frame + body, kind, key_len, head, body_crc
+
+
+def dump_kvx(path):
+    """True if the export is whole."""
+    name = os.path.basename(path)
+    at, index, whole = 0, 0, 0
+    complete = False
+    with open(path, "rb") as stream:
+        try:
+            header = stream.read(16)
+            if len(header) < 16 or header[:8] != b"kvs-kvx\0":
+                raise Invalid("export header: magic")
+            version, zero, crc = struct.unpack("<HHI", header[8:])
+            if crc != crc_of(header[:12]) or version != 1 or zero != 0:
+                raise Invalid("export header")
+            put("kvx_header", name, version=version)
+            at, whole = 16, crc_of(header)
+            while True:
+                data, kind, key_len, head, crc = kvx_frame(stream, index)
+                body = data[24:]
+                if kind == 3:
+                    count, length, stored, zero = struct.unpack("<QQII", body)
+                    if (count, length, stored, zero) != (index, at, whole, 0):
+                        raise Invalid("end: not what was read")
+                    put("kvx_end", name, offset=at, count=count, bytes=length,
+                        whole=f"{stored:08x}")
+                    at += len(data)
+                    complete = stream.read(1) == b""
+                    break
+                expires_at = None
+                if kind == 2:
+                    expires_at, body = struct.unpack("<Q", body[:8])[0], body[8:]
+                put("kvx_pair", name, offset=at, size=len(data), index=index, key=body[:key_len],
+                    value=body[key_len:], expires_at=expires_at, body=f"{crc:08x}",
+                    head=f"{head:08x}")
+                at += len(data)
+                whole = zlib.crc32(data, whole)
+                index += 1
+        except Invalid:
+            pass
+    put("kvx_stop", name, offset=at, whole=complete)
+    return complete
+
+
 def main():
     parser = argparse.ArgumentParser(
         description="Reads a kvs store as SPEC.md describes it: dumps it as NDJSON, or verifies it.",
@@ -1179,12 +1257,19 @@ def main():
     )
     parser.add_argument("directory", metavar="DIR", help="the store's directory")
     parser.add_argument(
+        "--kvx", action="store_true", help="DIR is an export; exit status 1 if it is not whole"
+    )
+    parser.add_argument(
         "--verify", action="store_true", help="print problems only; exit status 1 if there are any"
     )
     args = parser.parse_args()
-    if not os.path.isdir(args.directory):
+    if not args.kvx and not os.path.isdir(args.directory):
         parser.error(f"not a directory: {args.directory}")
     try:
+        if args.kvx:
+            whole = dump_kvx(args.directory)
+            sys.stdout.flush()
+            return 0 if whole else 1
         if args.verify:
             return 1 if verify(args.directory) else 0
         dump(args.directory)

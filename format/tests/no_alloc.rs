@@ -12,6 +12,7 @@ use common::{Image, ManifestImage, expiring, set, tombstone};
 use kvs_format::crc::crc32;
 use kvs_format::hash::{Fingerprint, HashKey};
 use kvs_format::hint::{ExpiryHistogram, HintEntry, HintHeader, HintRef};
+use kvs_format::kvx::{self, Decoder, Encoder};
 use kvs_format::manifest::{CutBody, Edit, Edits};
 use kvs_format::name;
 use kvs_format::record::{Kind, decode};
@@ -176,6 +177,41 @@ fn reading_damaged_files_allocates_nothing() {
         let bytes = vec![fill; 8192];
         let count = allocations_of(|| read(&segment.header, &bytes, &bytes, &bytes));
         assert_eq!(count, 0, "bytes {fill:#x}");
+    }
+}
+
+fn read_export(bytes: &[u8]) -> u64 {
+    let mut decoder = Decoder::new();
+    let mut from = 0;
+    loop {
+        match decoder.step(&bytes[from..]) {
+            Ok(kvx::Step::Header { used } | kvx::Step::Pair { used, .. }) => from += used,
+            Ok(kvx::Step::End { count, .. }) => return count,
+            Ok(kvx::Step::NeedMore(_)) | Err(_) => return 0,
+        }
+    }
+}
+
+#[test]
+fn reading_and_writing_an_export_allocates_nothing() {
+    let mut good = Vec::with_capacity(4096);
+    let count = allocations_of(|| {
+        let mut encoder = Encoder::new();
+        good.extend_from_slice(&Encoder::header());
+        for expires_at in [None, Some(7)] {
+            good.extend_from_slice(&encoder.pair(b"key", &[7; 1000], expires_at).unwrap());
+            good.extend_from_slice(b"key");
+            good.extend_from_slice(&[7; 1000]);
+        }
+        good.extend_from_slice(&encoder.end());
+        assert_eq!(read_export(&good), 2);
+    });
+    assert_eq!(count, 0);
+    for at in 0..good.len() {
+        good[at] ^= 0xFF;
+        let count = allocations_of(|| assert_eq!(read_export(&good), 0));
+        assert_eq!(count, 0, "byte {at}");
+        good[at] ^= 0xFF;
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use kvs_format::FORMAT_VERSION;
 use kvs_format::hash::HashKey;
 use kvs_format::hint::{HintEntry, HintRef, hash_check};
+use kvs_format::kvx::{self, Decoder, Encoder};
 use kvs_format::manifest::{Edit, EditRef, Edits, MergedBody, Tail};
 use kvs_format::name;
 use kvs_format::record::{Framing, Kind, RecordRef};
@@ -370,6 +371,77 @@ fn the_store_reads_as_the_other_reader_reads_it() {
     all.extend(hint_lines(&hint));
     assert_eq!(all, lines("store-v1.ndjson"));
     assert_hint_is_of(&hint, &vector(&format!("store-v1/{}", name::segment(1))));
+}
+
+fn export_lines(bytes: &[u8]) -> Vec<String> {
+    let file = "export.kvx";
+    let mut decoder = Decoder::new();
+    let mut out = Vec::new();
+    let hex_at = |at: u64, from: usize| {
+        let at = at as usize + from;
+        format!(
+            "{:08x}",
+            u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
+        )
+    };
+    loop {
+        let at = decoder.offset();
+        let line = match decoder.step(&bytes[at as usize..]).unwrap() {
+            kvx::Step::NeedMore(need) => {
+                assert_eq!((need, at), (0, bytes.len() as u64));
+                let stop = Line::new(file, "kvx_stop")
+                    .put("offset", at)
+                    .put("whole", true);
+                out.push(stop.to_string());
+                return out;
+            }
+            kvx::Step::Header { .. } => Line::new(file, "kvx_header").put("version", kvx::VERSION),
+            kvx::Step::Pair { pair, used } => Line::new(file, "kvx_pair")
+                .put("offset", at)
+                .put("size", used)
+                .put("index", out.len() - 1)
+                .bytes("key", pair.key)
+                .bytes("value", pair.value)
+                .put(
+                    "expires_at",
+                    pair.expires_at.map_or("null".into(), |at| at.to_string()),
+                )
+                .text("head", hex_at(at, 0))
+                .text("body", hex_at(at, 4)),
+            kvx::Step::End { count, .. } => Line::new(file, "kvx_end")
+                .put("offset", at)
+                .put("count", count)
+                .put("bytes", at)
+                .text("whole", hex_at(at, kvx::FRAME_BYTES + 16)),
+        };
+        out.push(line.to_string());
+    }
+}
+
+#[test]
+fn the_export_reads_as_the_other_reader_reads_it() {
+    assert_eq!(export_lines(&vector("export.kvx")), lines("export.ndjson"));
+}
+
+#[test]
+fn the_export_is_what_the_encoder_writes_of_its_pairs() {
+    let every: Vec<u8> = (0..=255).collect();
+    let pairs: [(&[u8], &[u8], Option<u64>); 4] = [
+        (b"apple", b"red", None),
+        (b"", b"", None),
+        (b"melon", b"green", Some(1_700_000_000_000)),
+        (&every, b"\xff\0\n", None),
+    ];
+    let mut encoder = Encoder::new();
+    let mut bytes = Encoder::header().to_vec();
+    for (key, value, expires_at) in pairs {
+        bytes.extend_from_slice(&encoder.pair(key, value, expires_at).unwrap());
+        bytes.extend_from_slice(key);
+        bytes.extend_from_slice(value);
+    }
+    assert_eq!(encoder.count(), 4);
+    bytes.extend_from_slice(&encoder.end());
+    assert_eq!(bytes, vector("export.kvx"));
 }
 
 #[test]
