@@ -505,7 +505,7 @@ fn listed_order(dir: &Path) -> impl Iterator<Item = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_bytes_in_through_any_door_come_out_through_any_other(
