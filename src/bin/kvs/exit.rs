@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use kvs::{Damage, Error};
 use kvs_format::name::MANIFEST;
 
-use crate::bytes::Object;
 use crate::demo::DemoError;
+use crate::json::Object;
 use crate::output::write_escaped;
 
 /// What a command that worked has to say.

@@ -5,13 +5,14 @@
 //! code is given.
 //!
 //! Elsewhere: what a verb is called and takes (`args`), what it does (`verbs`, `whole`, `transfer`),
-//! how bytes reach a terminal or a pipe (`output`, `people`) or JSON (`bytes`), how the store is opened
+//! how bytes reach a terminal or a pipe (`output`, `people`) or JSON (`json`), keys in text (`bytes`), how the store is opened
 //! (`open`), what an exit code means (`exit`).
 
 mod args;
 mod bytes;
 mod demo;
 mod exit;
+mod json;
 mod open;
 mod output;
 mod pages;

@@ -8,8 +8,8 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::os::fd::AsFd;
 
 use crate::args::When;
-use crate::bytes::Object;
 use crate::exit::Failure;
+use crate::json::Object;
 
 /// Bytes that are collected before they go out.
 pub const BUFFER_BYTES: usize = 64 << 10;

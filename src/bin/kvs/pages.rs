@@ -64,7 +64,9 @@ fn visible(command: &Command) -> impl Iterator<Item = &Command> {
 /// The page of one command; that of `kvs` itself also explains exit codes, environment and lock.
 fn page(command: Command) -> Vec<u8> {
     let whole = command.get_name() == "kvs";
-    let page = Man::new(command.after_help(None::<&str>)).manual("kvs");
+    let page = Man::new(command.after_help(None::<&str>))
+        .source(concat!("kvs ", env!("CARGO_PKG_VERSION")))
+        .manual("kvs");
     let mut text = Vec::new();
     // Writing into a Vec cannot fail.
     let _ = page.render_title(&mut text);

@@ -119,15 +119,13 @@ pub fn import(place: &Place, import: Import, out: &mut Output) -> Result<Answer,
     if ended.is_ok() && reader.join().is_err() {
         return Err(Failure::Broken("the reading thread of the import"));
     }
-    ended
-        .and_then(|()| closed)
-        .map_err(|failure| match failure {
-            Failure::Interrupted { signal, .. } => Failure::Interrupted {
-                signal,
-                done: format!("{} pairs are stored", tally.pairs),
-            },
-            failure => failure,
-        })?;
+    ended.and(closed).map_err(|failure| match failure {
+        Failure::Interrupted { signal, .. } => Failure::Interrupted {
+            signal,
+            done: format!("{} pairs are stored", tally.pairs),
+        },
+        failure => failure,
+    })?;
     tally.tell("imported", begin, true, seen, out)
 }
 

@@ -81,6 +81,8 @@ mod tests {
     use super::*;
     use kvs_format::kvx::Encoder;
 
+    type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
     fn export(pairs: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
         let mut encoder = Encoder::new();
         let mut bytes = Encoder::header().to_vec();
@@ -103,8 +105,8 @@ mod tests {
         }
     }
 
-    fn read_all(from: impl Read) -> Result<Vec<(Vec<u8>, Vec<u8>)>, KvxError<()>> {
-        let mut pairs = Vec::new();
+    fn read_all(from: impl Read) -> Result<Pairs, KvxError<()>> {
+        let mut pairs = Pairs::new();
         read(from, |_, pair| {
             pairs.push((pair.key.to_vec(), pair.value.to_vec()));
             Ok(())

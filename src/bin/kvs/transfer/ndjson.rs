@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use data_encoding::BASE64;
 use serde::Deserialize;
 
-use crate::bytes::Object;
+use crate::json::Object;
 
 /// A string that borrows from the line unless it has escapes.
 #[derive(Deserialize)]
@@ -142,7 +142,7 @@ mod tests {
                 r#"{"key":"a","value":"b"} x"#,
                 "column 25: trailing characters",
             ),
-            (r#"{"key":"\ud800","value":""}"#, "surrogate"),
+            (r#"{"key":"\ud800","value":""}"#, "hex escape"),
         ] {
             let error = parsed(line).unwrap_err();
             assert!(error.contains(reason), "{line}: {error}");
