@@ -252,15 +252,20 @@ mod reading_verbs {
 
     #[test]
     fn they_create_and_change_nothing() {
-        let verbs: [&[&str]; 8] = [
+        let verbs: [&[&str]; 13] = [
             &["get", "key"],
             &["get", "--raw", "key"],
+            &["get", "--json", "key"],
             &["exists", "key"],
             &["scan"],
             &["scan", "--keys", "k"],
+            &["keys"],
             &["count"],
             &["stats"],
             &["verify"],
+            &["export", "ndjson"],
+            &["export", "tsv"],
+            &["export", "kvx"],
         ];
         let empty = empty_dir();
         for verb in verbs {
@@ -378,10 +383,12 @@ mod directory {
     fn one_that_does_not_exist_is_named_and_not_created() {
         let dir = empty_dir();
         let missing = dir.path().join("missing");
-        let verbs: [&[&str]; 8] = [
+        let verbs: [&[&str]; 10] = [
             &["get", "key"],
             &["exists", "key"],
             &["rm", "key"],
+            &["keys"],
+            &["export", "tsv"],
             &["scan"],
             &["count"],
             &["stats"],
@@ -454,6 +461,18 @@ mod usage {
             &["verify", "a"],
             &["compact", "a"],
             &["demo", "a"],
+            &["keys", "a", "b"],
+            &["import"],
+            &["import", "tsv", "a", "b"],
+            &["import", "unknown"],
+            &["export"],
+            &["export", "tsv", "a", "b"],
+            &["export", "unknown"],
+            &["completions"],
+            &["completions", "unknown"],
+            &["man", "a", "b"],
+            &["get", "--wait", "a"],
+            &["get", "--color", "sometimes", "a"],
             &["get", "--unknown", "a"],
             &["set", "--raw", "a", "b"],
             &["-d"],
@@ -480,13 +499,27 @@ mod usage {
         let assert = kvs(empty_dir(), ["--help"]).success();
         let help = String::from_utf8(assert.get_output().stdout.clone()).unwrap();
         for verb in [
-            "get", "set", "rm", "exists", "scan", "count", "stats", "verify", "compact", "demo",
+            "get",
+            "set",
+            "rm",
+            "exists",
+            "scan",
+            "keys",
+            "count",
+            "stats",
+            "verify",
+            "compact",
+            "import",
+            "export",
+            "completions",
+            "man",
+            "demo",
         ] {
             assert!(help.contains(&format!("\n  {verb} ")), "{verb}");
             kvs(empty_dir(), [verb, "--help"]).success();
         }
-        for code in 0..=5 {
-            assert!(help.contains(&format!("\n  {code}  ")), "{code}");
+        for code in [0, 1, 2, 3, 4, 5, 130] {
+            assert!(help.contains(&format!("\n  {code:<3}  ")), "{code}");
         }
         assert!(help.contains("KVS_DIR"));
         assert!(!help.contains("demo-"), "hidden verbs");
@@ -509,12 +542,14 @@ mod locked {
             &["rm", "key"],
             &["exists", "key"],
             &["scan"],
+            &["keys"],
             &["count"],
             &["stats"],
             &["verify"],
             &["compact"],
+            &["export", "kvx"],
         ] {
-            kvs(&dir, verb)
+            kvs(&dir, [&["--wait", "0"], verb].concat())
                 .code(LOCKED)
                 .stdout(is_empty())
                 .stderr(one_line().and(contains(path)))
@@ -529,7 +564,7 @@ mod locked {
         let dir = dir_with(&[(b"key", b"value")]);
         let reader = Store::open_read_only(dir.path()).unwrap();
         kvs(&dir, ["get", "key"]).success().stdout("value\n");
-        kvs(&dir, ["set", "key", "other"]).code(LOCKED);
+        kvs(&dir, ["set", "key", "other", "--wait", "0"]).code(LOCKED);
         drop(reader);
         kvs(&dir, ["set", "key", "other"]).success();
     }
@@ -572,6 +607,8 @@ mod damaged {
             &["exists", "one"],
             &["exists", "two"],
             &["scan"],
+            &["keys"],
+            &["export", "ndjson"],
             &["count"],
             &["stats"],
             &["verify"],
