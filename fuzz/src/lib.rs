@@ -5,11 +5,27 @@
 //! written anew over the result ([`forge`]): random bytes alone never get past a checksum.
 
 mod edit;
+mod export;
 mod forge;
 mod format;
 mod input;
 mod store;
 mod workload;
+
+/// The command line's readers of lines, which are no part of the library.
+#[path = "../../src/bin/kvs"]
+mod lines {
+    #[path = "json.rs"]
+    pub mod json;
+    #[path = "transfer/ndjson.rs"]
+    pub mod ndjson;
+    #[path = "transfer/tsv.rs"]
+    pub mod tsv;
+}
+
+use lines::json;
+
+pub use export::{kvx, ndjson, tsv};
 
 pub use format::{hint, manifest, record, segment_scan};
 pub use store::recovery;

@@ -5,15 +5,18 @@ use std::path::Path;
 
 use crate::store::check;
 use crate::workload::{Oracle, bases};
-use crate::{hint, manifest, record, recovery, segment_scan};
+use crate::{hint, kvx, manifest, ndjson, record, recovery, segment_scan, tsv};
 
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 5] = [
+const TARGETS: [Target; 8] = [
     ("record", record),
     ("segment_scan", segment_scan),
     ("manifest", manifest),
     ("hint", hint),
+    ("kvx", kvx),
+    ("ndjson", ndjson),
+    ("tsv", tsv),
     ("recovery", recovery),
 ];
 
