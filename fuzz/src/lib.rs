@@ -12,7 +12,8 @@ mod input;
 mod store;
 mod workload;
 
-/// The command line's readers of lines, which are no part of the library.
+/// The command line's readers of lines, which are no part of the library, and what they need.
+#[allow(dead_code)]
 #[path = "../../src/bin/kvs"]
 mod lines {
     #[path = "json.rs"]
@@ -26,7 +27,6 @@ mod lines {
 use lines::json;
 
 pub use export::{kvx, ndjson, tsv};
-
 pub use format::{hint, manifest, record, segment_scan};
 pub use store::recovery;
 
