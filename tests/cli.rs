@@ -748,6 +748,29 @@ mod demo {
     }
 
     #[test]
+    fn it_answers_in_json_too() {
+        let (here, temp) = (empty_dir(), empty_dir());
+        let mut command = command(here.path());
+        let command = command.env("TMPDIR", temp.path()).args(["demo", "--json"]);
+        let assert = command.timeout(Duration::from_secs(30)).assert().success();
+        let text = String::from_utf8(assert.get_output().stdout.clone()).unwrap();
+        let line = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+        let lines: Vec<_> = text.lines().map(line).collect();
+        let steps: Vec<_> = lines.iter().filter_map(|l| l["step"].as_str()).collect();
+        assert_eq!(
+            steps,
+            ["put", "get, compared", "put, synced", "get, after kill"]
+        );
+        assert!(lines[0]["p99_ns"].as_u64().unwrap() > 0);
+        let last = &lines[4];
+        assert!(last["acknowledged"].as_u64().unwrap() >= 1, "{last}");
+        assert_eq!(
+            (&last["missing"], &last["clean"]),
+            (&0.into(), &false.into())
+        );
+    }
+
+    #[test]
     fn it_imports_the_files_of_the_directory_and_no_others() {
         let (here, temp) = (empty_dir(), empty_dir());
         let write = |path: &str| {

@@ -93,6 +93,30 @@ mod values {
     }
 
     #[test]
+    fn no_file_of_the_store_is_written_over() {
+        let dir = store_with(&pairs([("k", "v")]));
+        let above = dir.path().parent().unwrap();
+        let name = dir.path().file_name().unwrap().to_str().unwrap();
+        for file in [
+            "MANIFEST",
+            "./0000000000000001.seg",
+            "0000000000000009.hint",
+        ] {
+            for verb in [&["get", "k", "-o", file][..], &["export", "kvx", file]] {
+                run(dir.path(), verb)
+                    .code(USAGE)
+                    .says(&[&format!("{file} is a file of the store itself")]);
+            }
+            let path = format!("{name}/{file}");
+            run(above, ["-d", name, "get", "k", "-o", &path]).code(USAGE);
+        }
+        assert_eq!(content(dir.path()), pairs([("k", "v")]));
+        // The same name elsewhere is anybody's.
+        fs::create_dir(dir.path().join("other")).unwrap();
+        run(dir.path(), ["get", "k", "-o", "other/MANIFEST"]).good();
+    }
+
+    #[test]
     fn one_value_at_a_time() {
         let dir = empty_dir();
         for arguments in [

@@ -297,6 +297,23 @@ mod progress {
     }
 
     #[test]
+    fn a_tree_is_measured_first_so_that_its_bar_has_an_end() {
+        let dir = empty_dir();
+        fs::create_dir(dir.path().join("tree")).unwrap();
+        for i in 0..50 {
+            fs::write(dir.path().join(format!("tree/{i}")), [b'x'; 40_000]).unwrap();
+        }
+        let arguments = ["-d", "s", "import", "files", "tree"];
+        let seen = see(dir.path(), On::Stderr, &[], &arguments);
+        assert_eq!(seen.code, Some(0), "{}", seen.text);
+        assert!(
+            seen.text.contains("/1.91 MiB") && seen.text.contains("ETA "),
+            "{:?}",
+            seen.text
+        );
+    }
+
+    #[test]
     fn no_bar_stands_among_the_pairs() {
         let dir = store_with(&pairs([("k", "v")]));
         let seen = see(dir.path(), On::Both, &[], &["export", "tsv"]);

@@ -255,3 +255,196 @@ fn classify(error: &Error) -> (u8, &'static str) {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn io(kind: ErrorKind) -> Error {
+        Error::Io {
+            op: "write",
+            path: "/a/b".into(),
+            source: kind.into(),
+        }
+    }
+
+    /// Exit code as a number, and the line.
+    fn said(failure: Failure) -> (u8, String) {
+        let known = describe(&failure);
+        let mut line = Vec::new();
+        let code = code(Err(failure), false, &mut line);
+        assert_eq!(code, ExitCode::from(known.0));
+        (known.0, String::from_utf8(line).unwrap())
+    }
+
+    #[test]
+    fn every_error_has_its_code_its_place_and_what_to_do_next() {
+        let dir = || PathBuf::from("/a\n/b");
+        let failures = [
+            (
+                USAGE,
+                Error::KeyTooLong { len: 9, max: 8 }.into(),
+                "key of 9 bytes",
+                "nothing was written",
+            ),
+            (
+                USAGE,
+                Error::ValueTooLong { len: 9, max: 8 }.into(),
+                "value of 9 bytes",
+                "nothing was written",
+            ),
+            (
+                LOCKED,
+                Error::Locked { path: dir() }.into(),
+                "/a\\n/b is in use",
+                "--wait",
+            ),
+            (
+                DAMAGED,
+                Error::Missing { path: dir() }.into(),
+                "/a\\n/b is missing",
+                "restore",
+            ),
+            (
+                REFUSED,
+                Error::DiskFull { path: dir() }.into(),
+                "in /a\\n/b",
+                "free some space",
+            ),
+            (
+                REFUSED,
+                Error::Poisoned.into(),
+                "an earlier sync failed",
+                "the system's log",
+            ),
+            (REFUSED, Error::StoreFull.into(), "16 TiB", "remove keys"),
+            (
+                REFUSED,
+                Error::Unsafe {
+                    path: dir(),
+                    reason: "why",
+                }
+                .into(),
+                "/a\\n/b: why",
+                "--dir",
+            ),
+            (
+                REFUSED,
+                io(ErrorKind::PermissionDenied).into(),
+                "/a/b",
+                "its mode",
+            ),
+            (
+                REFUSED,
+                io(ErrorKind::NotFound).into(),
+                "/a/b",
+                "check --dir and KVS_DIR",
+            ),
+            (
+                REFUSED,
+                io(ErrorKind::StorageFull).into(),
+                "/a/b",
+                "free some space",
+            ),
+            (
+                REFUSED,
+                io(ErrorKind::ReadOnlyFilesystem).into(),
+                "/a/b",
+                "reading verbs work",
+            ),
+            (
+                REFUSED,
+                io(ErrorKind::Other).into(),
+                "/a/b",
+                "the system's log",
+            ),
+            (
+                REFUSED,
+                Error::Closed.into(),
+                "closed",
+                "please report this",
+            ),
+            (
+                REFUSED,
+                Failure::NoDirectory(dir()),
+                "/a\\n/b: no such directory",
+                "KVS_DIR",
+            ),
+            (
+                DAMAGED,
+                Failure::Damaged {
+                    dir: dir(),
+                    places: vec![],
+                },
+                "/a\\n/b: part of",
+                "from a copy",
+            ),
+            (
+                REFUSED,
+                Failure::Output(ErrorKind::StorageFull.into()),
+                "standard output: ",
+                "incomplete",
+            ),
+            (
+                REFUSED,
+                Failure::Broken("the wheel"),
+                "the wheel broke down",
+                "please report this",
+            ),
+            (
+                REFUSED,
+                Failure::file("read", Path::new("f"))(ErrorKind::PermissionDenied.into()),
+                "cannot read: f: ",
+                "its mode",
+            ),
+            (
+                130,
+                Failure::Interrupted {
+                    signal: 2,
+                    done: "so far".into(),
+                },
+                "interrupted",
+                "so far",
+            ),
+            (
+                143,
+                Failure::Interrupted {
+                    signal: 15,
+                    done: "so far".into(),
+                },
+                "interrupted",
+                "so far",
+            ),
+            (
+                USAGE,
+                Failure::Usage("wrong; right".into()),
+                "wrong",
+                "right",
+            ),
+        ];
+        for (code, failure, place, next) in failures {
+            let text = format!("{failure:?}");
+            let (found, line) = said(failure);
+            assert_eq!(found, code, "{text}");
+            assert!(
+                line.starts_with("kvs: ") && line.lines().count() == 1,
+                "{line}"
+            );
+            assert!(line.contains(place) && line.contains(next), "{line}");
+            assert!(line.trim_end().find(next) > line.find(place), "{line}");
+        }
+    }
+
+    #[test]
+    fn who_reads_no_further_and_who_was_told_already_is_told_nothing() {
+        let mut line = Vec::new();
+        let broken = Failure::Output(ErrorKind::BrokenPipe.into());
+        assert_eq!(code(Err(broken), false, &mut line), ExitCode::SUCCESS);
+        assert_eq!(
+            code(Err(Failure::SaidByChild), false, &mut line),
+            ExitCode::from(REFUSED)
+        );
+        assert_eq!(code(Ok(Answer::No), false, &mut line), ExitCode::from(1));
+        assert!(line.is_empty());
+    }
+}

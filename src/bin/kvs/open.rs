@@ -9,7 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use kvs::{Durability, Error, Options, Store};
-use kvs_format::name::MANIFEST;
+use kvs_format::name::{self, MANIFEST};
 
 use crate::exit::{Answer, Failure};
 
@@ -54,6 +54,27 @@ impl Place {
         }
         self.read()?;
         Ok(false)
+    }
+
+    /// Refuses a file to write that is one of the store's own.
+    pub fn spare(&self, path: &Path) -> Result<(), Failure> {
+        let name = path.file_name().and_then(|name| name.to_str());
+        if name.and_then(name::parse).is_none() {
+            return Ok(());
+        }
+        let parent = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let same =
+            |one: &Path, other: &Path| Some(one.canonicalize().ok()? == other.canonicalize().ok()?);
+        if same(parent, &self.dir) != Some(true) {
+            return Ok(());
+        }
+        Err(Failure::Usage(format!(
+            "{} is a file of the store itself; choose another name",
+            path.display()
+        )))
     }
 
     fn patiently(&self, open: impl Fn() -> kvs::Result<Store>) -> kvs::Result<Store> {

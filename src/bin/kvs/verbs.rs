@@ -39,6 +39,9 @@ pub fn get(
     destination: Destination,
     out: &mut Output,
 ) -> Result<Answer, Failure> {
+    if let Destination::File(path) = &destination {
+        place.spare(path)?;
+    }
     let store = place.read()?;
     let value = store.get(key)?;
     let whole = Whole::of(&store);

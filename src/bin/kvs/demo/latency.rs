@@ -14,6 +14,9 @@ pub struct Latencies {
 }
 
 pub fn header(out: &mut Output) -> Result<(), Failure> {
+    if out.json {
+        return Ok(());
+    }
     row(
         out,
         "step",
@@ -50,27 +53,39 @@ impl Latencies {
     /// Prints count, bytes and percentiles.
     pub fn row(mut self, name: &str, out: &mut Output) -> Result<(), Failure> {
         self.nanos.sort_unstable();
+        let [p50, p99, p999, max] = [500, 990, 999, 1000].map(|part| self.percentile(part));
+        if out.json {
+            let json = |nanos: Option<u64>| nanos.map_or("null".to_owned(), |n| n.to_string());
+            out.object(|o| {
+                o.text("step", name)
+                    .plain("pairs", self.nanos.len())
+                    .plain("value_bytes", self.bytes)
+                    .plain("p50_ns", json(p50))
+                    .plain("p99_ns", json(p99))
+                    .plain("p999_ns", json(p999))
+                    .plain("max_ns", json(max));
+            })?;
+            return out.flush();
+        }
+        let people = |nanos: Option<u64>| nanos.map_or("-".to_owned(), |n| Nanos(n).to_string());
         row(
             out,
             name,
             [
                 self.nanos.len().to_string(),
                 size(self.bytes),
-                self.percentile(500),
-                self.percentile(990),
-                self.percentile(999),
-                self.percentile(1000),
+                people(p50),
+                people(p99),
+                people(p999),
+                people(max),
             ],
         )
     }
 
     /// The shortest time that `per_mille` of the calls did not exceed.
-    fn percentile(&self, per_mille: usize) -> String {
+    fn percentile(&self, per_mille: usize) -> Option<u64> {
         let rank = (self.nanos.len() * per_mille).div_ceil(1000).max(1);
-        match self.nanos.get(rank - 1) {
-            Some(&nanos) => Nanos(nanos).to_string(),
-            None => "-".to_owned(),
-        }
+        self.nanos.get(rank - 1).copied()
     }
 }
 
@@ -98,10 +113,12 @@ mod tests {
         for micros in 1..=1000 {
             latencies.add(Duration::from_micros(micros), 1);
         }
-        assert_eq!(latencies.percentile(500), "500.00 µs");
-        assert_eq!(latencies.percentile(990), "990.00 µs");
-        assert_eq!(latencies.percentile(999), "999.00 µs");
-        assert_eq!(latencies.percentile(1000), "1.00 ms");
-        assert_eq!(Latencies::new().percentile(500), "-");
+        assert_eq!(latencies.percentile(500), Some(500_000));
+        assert_eq!(latencies.percentile(990), Some(990_000));
+        assert_eq!(latencies.percentile(999), Some(999_000));
+        assert_eq!(latencies.percentile(1000), Some(1_000_000));
+        assert_eq!(Latencies::new().percentile(500), None);
+        assert_eq!(Nanos(999_000).to_string(), "999.00 µs");
+        assert_eq!(Nanos(1_000_000).to_string(), "1.00 ms");
     }
 }

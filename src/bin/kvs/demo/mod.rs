@@ -87,9 +87,11 @@ pub fn run(out: &mut Output) -> Result<Answer, Failure> {
     let mut scratch = Scratch::create()?;
     let dir = scratch.path().join("store");
 
-    out.line(format_args!("corpus    {corpus}"))?;
-    out.line(format_args!("store     {}", scratch.path().display()))?;
-    out.line("")?;
+    if !out.json {
+        out.line(format_args!("corpus    {corpus}"))?;
+        out.line(format_args!("store     {}", scratch.path().display()))?;
+        out.line("")?;
+    }
     latency::header(out)?;
 
     let store = Options::new().durability(Durability::Os).open(&dir)?;
@@ -122,6 +124,21 @@ pub fn run(out: &mut Output) -> Result<Answer, Failure> {
     let (files, bytes) = disk_usage(&dir)?;
     scratch.remove()?;
 
+    if out.json {
+        return out
+            .object(|o| {
+                o.plain("acknowledged", acknowledged)
+                    .plain("keys", expected)
+                    .plain("missing", 0)
+                    .plain("wrong", 0)
+                    .plain("clean", recovery.clean)
+                    .plain("records_scanned", recovery.records_scanned)
+                    .plain("disk_bytes", bytes)
+                    .plain("files", files)
+                    .plain("seconds", begin.elapsed().as_secs_f64());
+            })
+            .map(|()| Answer::Yes);
+    }
     out.line("")?;
     out.line(format_args!(
         "kill -9   in mid-flight, {acknowledged} writes after the child began"

@@ -44,6 +44,9 @@ pub fn export(place: &Place, export: &Export<'_>, out: &mut Output) -> Result<An
         let text = "kvx is no text for a terminal; name a file or use a pipe";
         return Err(Failure::Usage(text.to_owned()));
     }
+    if let Some(to) = to {
+        place.spare(to)?;
+    }
     let interrupt = Interrupt::listen().map_err(|source| Failure::File {
         what: "listen for",
         path: "signals".into(),

@@ -29,6 +29,14 @@ pub struct Walk {
     open: Option<(PathBuf, bool, fs::ReadDir)>,
 }
 
+/// Bytes of all files below `root`, for a bar; `None` if they cannot be known.
+pub fn total(root: &Path, store: &Path) -> Option<u64> {
+    let bytes = |found: Result<Found, Obstacle>| fs::metadata(found.ok()?.path).ok();
+    Walk::new(root, store)
+        .map(|found| Some(bytes(found)?.len()))
+        .sum()
+}
+
 /// What stands in the way.
 #[derive(Debug)]
 pub struct Obstacle {

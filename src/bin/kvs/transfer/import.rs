@@ -93,8 +93,8 @@ pub fn import(place: &Place, import: Import, out: &mut Output) -> Result<Answer,
         path: "signals".into(),
         source,
     })?;
-    let (source, total) = Source::open(&import, &place.dir)?;
     let seen = progress::is_seen() && !import.quiet;
+    let (source, total) = Source::open(&import, &place.dir, seen)?;
     let progress = Progress::new(Unit::Bytes, total, seen);
     let read = Arc::new(AtomicU64::new(0));
     let (to, from) = sync_channel(AHEAD);
@@ -338,8 +338,8 @@ struct Source {
 }
 
 impl Source {
-    /// Opens it before anything else happens; also its bytes, if they can be known.
-    fn open(import: &Import, store: &Path) -> Result<(Self, Option<u64>), Failure> {
+    /// Opens it before anything else happens; also its bytes, if somebody wants to know and can.
+    fn open(import: &Import, store: &Path, seen: bool) -> Result<(Self, Option<u64>), Failure> {
         let name = import.from.clone().unwrap_or_else(|| "-".into());
         let standard = import.from.is_none() || name == Path::new("-");
         let mut source = Self {
@@ -355,8 +355,9 @@ impl Source {
         if import.format == Format::Files {
             // A directory that is not there must not look like one without files.
             std::fs::read_dir(&name).map_err(Failure::file("read", &name))?;
+            let total = seen.then(|| files::total(&name, store)).flatten();
             source.name = name;
-            return Ok((source, None));
+            return Ok((source, total));
         }
         if standard {
             return Ok((source, None));
