@@ -361,6 +361,48 @@ mod pipes {
         assert_eq!(content(dir.path()), pairs([("big", &big)]));
     }
 
+    /// What a killed process leaves: a copy of the files of an open store.
+    fn unclean(all: &Pairs) -> tempfile::TempDir {
+        let (dir, copy) = (empty_dir(), empty_dir());
+        let store = Store::open(dir.path()).unwrap();
+        for (key, value) in all {
+            store.set(key, value).unwrap();
+        }
+        for file in fs::read_dir(dir.path()).unwrap() {
+            let file = file.unwrap();
+            fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+        }
+        store.close().unwrap();
+        copy
+    }
+
+    #[test]
+    fn a_listing_outlives_the_recovery_of_what_it_lists() {
+        let many = pairs((0..20_000).map(|i| (format!("key {i:0>20}"), "before")));
+        let dir = unclean(&many);
+        let mut child = kvs(dir.path()).arg("scan").spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut text = String::new();
+        stdout.read_line(&mut text).unwrap();
+        // Recovers, goes on in a new segment, drops and removes the one that is being listed.
+        let lines: String = many
+            .keys()
+            .map(|k| format!("{}\tafter\n", k.escape_ascii()))
+            .collect();
+        fed(
+            dir.path(),
+            ["--wait", "0", "import", "tsv"],
+            lines.as_bytes(),
+        )
+        .good();
+        run(dir.path(), ["--wait", "0", "compact"]).good();
+        assert!(!dir.path().join("0000000000000001.seg").exists());
+        stdout.read_to_string(&mut text).unwrap();
+        assert!(child.wait().unwrap().success());
+        let listed = text.lines().map(|line| line.split_once('\t').unwrap());
+        assert_eq!(pairs(listed), many);
+    }
+
     #[test]
     fn a_listing_that_nobody_reads_holds_no_lock_and_keeps_its_snapshot() {
         let many = pairs((0..20_000).map(|i| (format!("key {i:0>20}"), "before")));
