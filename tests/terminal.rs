@@ -1,6 +1,7 @@
 //! What a person at a terminal sees and a script never does: tables, bars, colours, progress, escaped
 //! bytes. Method: the other end of a pseudo-terminal.
 #![cfg(feature = "cli")]
+#![allow(clippy::print_stdout)]
 
 mod cli_common;
 
@@ -13,6 +14,19 @@ use std::process::Stdio;
 use cli_common::*;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
+
+/// Whether this system gives out pseudo-terminals; says that it skips if not.
+fn has_terminals() -> bool {
+    match openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY) {
+        Ok(_) => true,
+        Err(error) => {
+            let required = std::env::var_os("KVS_REQUIRE_ALL").is_some();
+            assert!(!required, "no pseudo-terminal: {error}");
+            println!("SKIPPED: no pseudo-terminal: {error}");
+            false
+        }
+    }
+}
 
 /// A pseudo-terminal of 120 columns: our end, and the other.
 fn terminal() -> (File, File) {
@@ -106,6 +120,9 @@ mod stats {
 
     #[test]
     fn every_segment_is_a_bar_of_its_live_and_dead_bytes() {
+        if !has_terminals() {
+            return;
+        }
         let dir = store_with_garbage();
         let seen = see(dir.path(), On::Both, &[("NO_COLOR", "1")], &["stats"]);
         assert_eq!(seen.code, Some(0));
@@ -147,6 +164,9 @@ mod stats {
 
     #[test]
     fn colours_are_for_a_terminal_that_wants_them() {
+        if !has_terminals() {
+            return;
+        }
         let dir = store_with_garbage();
         let colours = |environment: &[(&str, &str)], arguments: &[&str]| {
             let seen = see(dir.path(), On::Both, environment, arguments);
@@ -165,6 +185,9 @@ mod stats {
 
     #[test]
     fn numbers_are_for_people_on_a_terminal_and_exact_in_a_pipe() {
+        if !has_terminals() {
+            return;
+        }
         let dir = store_with(&pairs((0..1500u32).map(|i| (i.to_be_bytes(), [1; 100]))));
         let seen = |verb: &str| see(dir.path(), On::Both, &[("NO_COLOR", "1")], &[verb]).text;
         assert!(seen("stats").contains("keys      1,500\n"));
@@ -196,6 +219,9 @@ mod escapes {
 
     #[test]
     fn nothing_from_a_value_is_obeyed_by_a_terminal() {
+        if !has_terminals() {
+            return;
+        }
         let dir = store_with(&pairs([(format!("k{NASTY}"), format!("v{NASTY}\\"))]));
         let key = format!("k{NASTY}");
         for arguments in [
@@ -222,6 +248,9 @@ mod escapes {
 
     #[test]
     fn json_on_a_terminal_means_the_same() {
+        if !has_terminals() {
+            return;
+        }
         let dir = store_with(&pairs([("k", NASTY)]));
         for arguments in [&["get", "k", "--json"][..], &["export", "ndjson"]] {
             let text = see(dir.path(), On::Stdout, &[], arguments).text;
@@ -232,6 +261,9 @@ mod escapes {
 
     #[test]
     fn a_binary_export_is_kept_from_a_terminal() {
+        if !has_terminals() {
+            return;
+        }
         let dir = store_with(&pairs([("k", "v")]));
         let seen = see(dir.path(), On::Both, &[], &["export", "kvx"]);
         assert_eq!(seen.code, Some(USAGE));
@@ -258,6 +290,9 @@ mod progress {
 
     #[test]
     fn an_import_shows_rate_and_remaining_time_and_then_what_it_did() {
+        if !has_terminals() {
+            return;
+        }
         let dir = empty_dir();
         fs::write(dir.path().join("in"), lines()).unwrap();
         let import = |on, more: &[&str]| {
@@ -298,6 +333,9 @@ mod progress {
 
     #[test]
     fn a_tree_is_measured_first_so_that_its_bar_has_an_end() {
+        if !has_terminals() {
+            return;
+        }
         let dir = empty_dir();
         fs::create_dir(dir.path().join("tree")).unwrap();
         for i in 0..50 {
@@ -315,6 +353,9 @@ mod progress {
 
     #[test]
     fn no_bar_stands_among_the_pairs() {
+        if !has_terminals() {
+            return;
+        }
         let dir = store_with(&pairs([("k", "v")]));
         let seen = see(dir.path(), On::Both, &[], &["export", "tsv"]);
         assert_eq!(seen.text, "k\tv\n");
@@ -323,6 +364,9 @@ mod progress {
 
 #[test]
 fn an_error_is_one_line_without_colours_of_its_own() {
+    if !has_terminals() {
+        return;
+    }
     let dir = empty_dir();
     let seen = see(
         dir.path(),
