@@ -342,6 +342,13 @@ mod exports {
             .code(DAMAGED)
             .prints("one\tvalue 1\n")
             .says(&[".seg: damaged at offset "]);
+        // Nor can the part be taken for the whole later.
+        let part = run(dir.path(), ["export", "kvx"]).code(DAMAGED).stdout;
+        let copy = empty_dir();
+        fed(copy.path(), ["import", "kvx"], &part)
+            .code(DAMAGED)
+            .says(&["needs 24 bytes, has 0; 1 pairs before it are stored"]);
+        assert_eq!(content(copy.path()), pairs([("one", "value 1")]));
     }
 }
 

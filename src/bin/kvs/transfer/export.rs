@@ -65,8 +65,10 @@ pub fn export(place: &Place, export: &Export<'_>, out: &mut Output) -> Result<An
     let mut sink = Sink::create(export.format, to, out)?;
     let ended = write_all(pairs, export, &mut sink, &interrupt, &progress, &mut tally);
     progress.clear();
-    // After a failure too: what was begun ends with a whole record.
-    let finished = sink.finish(ended.is_ok());
+    // After a failure too: what was begun ends with a whole record. But only what is all there is, is
+    // said to be all.
+    let complete = ended.is_ok() && matches!(whole, Whole::Yes);
+    let finished = sink.finish(complete);
     ended?;
     finished?;
     let answer = tally.tell("exported", begin, to.is_some(), seen, out)?;
@@ -206,11 +208,12 @@ impl<'a> Sink<'a> {
         }
     }
 
-    /// Writes what is left and makes files durable; the end frame only if all pairs are there.
+    /// Writes what is left and makes files durable; the end frame only if all pairs are there: an
+    /// export of what is left of a damaged store is not taken for the whole later.
     fn finish(self, complete: bool) -> Result<(), Failure> {
         match self {
             Self::Tree(tree, root) => {
-                let synced = if complete { tree.sync() } else { Ok(()) };
+                let synced = tree.sync();
                 synced.map_err(Failure::file("sync", &root))
             }
             Self::Stream {
