@@ -599,6 +599,9 @@ mod files {
 
 mod interrupted {
     use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::Ordering::Relaxed;
 
     fn signal(child: &std::process::Child, signal: Signal) {
         kill_process(Pid::from_child(child), signal).unwrap();
@@ -618,14 +621,18 @@ mod interrupted {
                 .spawn()
                 .unwrap();
             let mut stdin = child.stdin.take().unwrap();
-            let feeding = std::thread::spawn(move || {
+            let fed = Arc::new(AtomicU64::new(0));
+            let feeding = {
+                let fed = Arc::clone(&fed);
                 // Until nobody listens any more.
-                (0u64..).find(|i| stdin.write_all(line(*i).as_bytes()).is_err())
-            });
-            wait_until("pairs are stored", || {
-                fs::metadata(dir.path().join("0000000000000001.seg")).is_ok()
-            });
-            std::thread::sleep(Duration::from_millis(100));
+                std::thread::spawn(move || {
+                    while stdin.write_all(line(fed.load(Relaxed)).as_bytes()).is_ok() {
+                        fed.fetch_add(1, Relaxed);
+                    }
+                })
+            };
+            // More than all buffers and batches on the way hold: some are stored.
+            wait_until("pairs are stored", || fed.load(Relaxed) > 60_000);
             signal(&child, which);
             let begin = Instant::now();
             let ran = Ran::from(child.wait_with_output().unwrap()).code(code);
