@@ -7,6 +7,9 @@ pub const MANIFEST: &str = "MANIFEST";
 /// Name under which a rewritten manifest is prepared before it replaces [`MANIFEST`].
 pub const MANIFEST_TMP: &str = "MANIFEST.tmp";
 
+/// Name of the file that only occupies room: see `SPEC.md`, section 1.
+pub const RESERVE: &str = "RESERVE";
+
 /// What a file name in a store directory stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Name {
@@ -14,6 +17,8 @@ pub enum Name {
     Manifest,
     /// [`MANIFEST_TMP`].
     ManifestTmp,
+    /// [`RESERVE`].
+    Reserve,
     /// Segment file with this id.
     Segment(u64),
     /// Hint file of the segment with this id.
@@ -81,6 +86,7 @@ pub fn parse(name: &str) -> Option<Name> {
     match name {
         MANIFEST => return Some(Name::Manifest),
         MANIFEST_TMP => return Some(Name::ManifestTmp),
+        RESERVE => return Some(Name::Reserve),
         _ => {}
     }
     let (digits, suffix) = name.split_at_checked(16)?;

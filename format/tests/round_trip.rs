@@ -400,6 +400,7 @@ fn names_that_are_not_ours_are_left_alone() {
     }
     assert_eq!(name::parse("MANIFEST"), Some(Name::Manifest));
     assert_eq!(name::parse("MANIFEST.tmp"), Some(Name::ManifestTmp));
+    assert_eq!(name::parse("RESERVE"), Some(Name::Reserve));
     assert_eq!(
         name::parse("00000000000000ab.seg"),
         Some(Name::Segment(0xAB))

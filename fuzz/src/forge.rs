@@ -30,7 +30,8 @@ pub fn file(name: &str, bytes: &mut [u8]) {
         Some(Name::Segment(_)) => segment(bytes),
         Some(Name::Hint(_)) => hint(bytes),
         Some(Name::Manifest | Name::ManifestTmp) => manifest(bytes),
-        None => {}
+        // Nobody reads the reserve.
+        Some(Name::Reserve) | None => {}
     }
 }
 

@@ -283,7 +283,7 @@ impl<F: Fs> Driver<'_, F> {
         let mut leftovers = Vec::new();
         for name in ours {
             match *name {
-                Name::Manifest => {}
+                Name::Manifest | Name::Reserve => {}
                 Name::ManifestTmp => leftovers.push(name::MANIFEST_TMP.to_owned()),
                 Name::Hint(id) if !catalog.live.contains_key(&id) => {
                     leftovers.push(name::hint(id).to_string());

@@ -105,7 +105,7 @@ pub(crate) fn is_hint(name: &str) -> bool {
 /// If the manifest cannot be read.
 pub fn strays(fs: &SimFs) -> Result<Vec<String>, String> {
     let names = fs.names();
-    let mut known: BTreeSet<String> = BTreeSet::from(["MANIFEST".to_owned()]);
+    let mut known: BTreeSet<String> = BTreeSet::from(["MANIFEST".to_owned(), "RESERVE".to_owned()]);
     let read = replay(&fs.read("MANIFEST")).map_err(|e| format!("MANIFEST: {e:?}"))?;
     for id in read.catalog.live.keys() {
         known.extend(names_of(*id));
