@@ -9,10 +9,10 @@ mod storage;
 
 pub use engine::batch::Batch;
 pub use engine::error::{Error, Result};
-pub use engine::options::{Durability, Options, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+pub use engine::options::{Compaction, Durability, Options, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 pub use engine::report::{
-    CloseReport, CompactReport, Damage, RecoveryReport, SegmentKind, SegmentStats, Stats, TornTail,
-    VerifyReport,
+    CloseReport, CompactProgress, CompactReport, Damage, RecoveryReport, SegmentKind, SegmentStats,
+    Stats, TornTail, Undone, VerifyReport,
 };
 pub use engine::rmw::Update;
 pub use engine::value::{Key, Value};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kvs::{Batch, Durability, Error, Options, Store};
+use kvs::{Batch, Compaction, Durability, Error, Options, Store};
 
 fn pairs(store: &Store) -> BTreeMap<Vec<u8>, Vec<u8>> {
     store
@@ -464,9 +464,10 @@ fn a_read_only_open_creates_and_changes_nothing() {
 }
 
 #[test]
-fn garbage_is_reclaimed_without_being_asked() {
+fn garbage_is_reclaimed_by_the_write_that_finds_it() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).unwrap();
+    let options = Options::new().compaction(Compaction::Foreground);
+    let store = options.open(dir.path()).unwrap();
     for i in 0..200_000u32 {
         store.set((i % 1000).to_be_bytes(), [i as u8; 64]).unwrap();
     }

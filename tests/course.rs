@@ -9,7 +9,7 @@
 
 use std::path::Path;
 
-use kvs::{KvStore, KvsError, Options, Result, Store};
+use kvs::{Compaction, KvStore, KvsError, Options, Result, Store};
 use tempfile::TempDir;
 use walkdir::WalkDir;
 
@@ -179,7 +179,8 @@ mod compaction {
     }
 
     fn open_smallest_segments(dir: &Path) -> Result<KvStore> {
-        let store = Options::new().segment_bytes(64 << 10).open(dir)?;
+        let options = Options::new().compaction(Compaction::Foreground);
+        let store = options.segment_bytes(64 << 10).open(dir)?;
         Ok(KvStore::from_store(store))
     }
 

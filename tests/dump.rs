@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use kvs::testing::{self, Access, RealFs};
-use kvs::{Batch, Durability, Options};
+use kvs::{Batch, Compaction, Durability, Options};
 
 fn reader(dir: &std::path::Path, args: &[&str]) -> Option<(bool, String)> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/format/reader.py");
@@ -56,7 +56,7 @@ fn the_engine_and_the_reader_written_from_the_specification_agree() {
     let options = Options::new()
         .segment_bytes(64 << 10)
         .shard_bits(3)
-        .auto_compact(false)
+        .compaction(Compaction::Manual)
         .durability(Durability::Sync);
     let open = |seed| {
         let fs = RealFs::open(dir.path(), Access::ReadWrite).unwrap();

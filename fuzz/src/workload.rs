@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use kvs::testing::sim::{Image, SimFs, Survive};
 use kvs::testing::{Engine, open};
-use kvs::{Batch, Options};
+use kvs::{Batch, Compaction, Options};
 
 use crate::edit::Files;
 
@@ -34,7 +34,7 @@ pub struct Bases {
 pub fn options() -> Options {
     Options::new()
         .segment_bytes(64 << 10)
-        .auto_compact(false)
+        .compaction(Compaction::Manual)
         .shard_bits(1)
 }
 

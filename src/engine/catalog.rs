@@ -501,11 +501,40 @@ impl<F: Fs> Manifest<F> {
         next_seq: u64,
         catalog: Catalog,
     ) -> Result<Self> {
-        let file = fs
+        let file = match Self::prepare(fs, bytes) {
+            // Opening is on the way to making room.
+            Err(error) if error.is_disk_full() && fs.unlink(name::RESERVE).is_ok() => {
+                Self::prepare(fs, bytes)?
+            }
+            prepared => prepared?,
+        };
+        Self::replace(fs, file, header, bytes.len() as u64, next_seq, catalog)
+    }
+
+    /// Writes the bytes of a new manifest; nothing depends on them yet.
+    fn prepare(fs: &F, bytes: &[u8]) -> Result<F::File> {
+        let prepared = fs
             .create_or_truncate(name::MANIFEST_TMP)
-            .map_err(io::<F>(fs, "create the manifest"))?;
-        file.write_at(0, bytes)
-            .map_err(io::<F>(fs, "write the manifest"))?;
+            .map_err(io::<F>(fs, "create the manifest"))
+            .and_then(|file| {
+                file.write_at(0, bytes)
+                    .map_err(io::<F>(fs, "write the manifest"))?;
+                Ok(file)
+            });
+        prepared.inspect_err(|_| {
+            let _ = fs.unlink(name::MANIFEST_TMP);
+        })
+    }
+
+    /// Puts the manifest that was prepared in the place of the old one.
+    fn replace(
+        fs: &F,
+        file: F::File,
+        header: ManifestHeader,
+        end: u64,
+        next_seq: u64,
+        catalog: Catalog,
+    ) -> Result<Self> {
         file.sync_data().map_err(io::<F>(fs, "sync the manifest"))?;
         fs.rename(name::MANIFEST_TMP, name::MANIFEST)
             .map_err(io::<F>(fs, "rename the manifest"))?;
@@ -513,7 +542,7 @@ impl<F: Fs> Manifest<F> {
         Ok(Self {
             file,
             header,
-            end: bytes.len() as u64,
+            end,
             redirty: Vec::new(),
             next_seq,
             failed: false,
@@ -529,25 +558,36 @@ impl<F: Fs> Manifest<F> {
     }
 
     /// Rewrites the manifest, shorter.
+    ///
+    /// # Errors
+    /// The old one goes on if [`Self::has_failed`] says no.
     pub fn rewrite(&mut self, fs: &F, salt: [u8; 16]) -> Result<()> {
         let header = ManifestHeader {
             store_id: self.header.store_id,
             salt,
         };
+        let (bytes, next_seq) = encode_whole(&header, self.next_seq, &self.catalog);
+        let file = Self::prepare(fs, &bytes)?;
         self.failed = true;
-        *self = Self::write_whole(fs, header, self.next_seq, self.catalog.clone())?;
+        let end = bytes.len() as u64;
+        *self = Self::replace(fs, file, header, end, next_seq, self.catalog.clone())?;
         Ok(())
     }
 
-    /// Makes sure that the next few edits find room on the device.
+    /// True if nothing may be appended any more.
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Makes sure that the next few edits, or `bytes` of them, find room on the device.
     ///
     /// # Errors
     /// What allocating said; nothing has changed then.
-    pub fn reserve(&mut self, fs: &F) -> Result<()> {
-        if self.end + RESERVE_BYTES / 2 <= self.reserved {
+    pub fn reserve(&mut self, fs: &F, bytes: u64) -> Result<()> {
+        if self.end + bytes + RESERVE_BYTES / 2 <= self.reserved {
             return Ok(());
         }
-        let reserved = self.end + RESERVE_BYTES;
+        let reserved = self.end + bytes + RESERVE_BYTES;
         self.file
             .allocate(reserved)
             .map_err(io::<F>(fs, "allocate the manifest"))?;

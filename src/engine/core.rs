@@ -1,10 +1,11 @@
 //! The engine's parts and who may touch them when.
 //!
 //! Lock order, outermost first: `compaction`, `section`, `segments`, `manifest`, shards of the
-//! index; `commit`, `upkeep`, `interval`, `populate`, `retired` and the flags of failed syncs are taken
-//! last and never while waiting for another. Readers never wait for a sync. Writers wait for one inside
-//! the section when a segment is needed and the one before is not yet sealed, or none is ready; when
-//! the first write of a life goes on in the segment of the last; and when the store is poisoned.
+//! index; `commit`, `upkeep`, `interval`, `populate`, `background`, `reserve`, `retired` and the flags of
+//! failed syncs are taken last and never while waiting for another. Readers never wait for a sync.
+//! Writers wait for one inside the section when a segment is needed and the one before is not yet
+//! sealed, or none is ready; when the first write of a life goes on in the segment of the last; and
+//! when the store is poisoned.
 //!
 //! Invariants
 //! - Appending, LSNs, offsets and publishing happen inside the section, so publishing order is LSN
@@ -21,7 +22,7 @@ use kvs_format::hash::{Fingerprint, HashKey};
 use parking_lot::{Mutex, RwLock};
 
 use crate::engine::catalog::{End, LogEnd, Manifest};
-
+use crate::engine::compaction::state::Background;
 use crate::engine::config::Config;
 use crate::engine::deadlines::{Deadlines, Interval};
 use crate::engine::error::{Error, Result};
@@ -29,6 +30,7 @@ use crate::engine::pending::Pending;
 use crate::engine::populate::{Ahead, Populate};
 use crate::engine::recovery::{Recovered, Resumable, recover};
 use crate::engine::report::RecoveryReport;
+use crate::engine::reserve::Reserve;
 use crate::engine::segment::{Segment, View};
 use crate::engine::tasks::Upkeep;
 use crate::engine::waiters::Commit;
@@ -58,6 +60,8 @@ pub struct Engine<F: Fs> {
     pub(crate) dir_sync_failed: Mutex<bool>,
     pub(crate) commit: Commit,
     pub(crate) upkeep: Upkeep<F>,
+    pub(crate) background: Background,
+    pub(crate) reserve: Reserve,
     pub(crate) populate: Populate,
     pub(crate) interval: Interval,
     /// A sync failed.
@@ -98,7 +102,7 @@ pub struct Section<F: Fs> {
     pub(crate) payload: u64,
     /// Those of them that are not the newest of their key.
     pub(crate) dead: u64,
-    /// Garbage below which no automatic compaction is worth trying (again).
+    /// Garbage below which a write need not think of compaction (again).
     pub(crate) compact_floor: u64,
     pub(crate) closed: bool,
 }
@@ -157,6 +161,8 @@ impl<F: Fs> Engine<F> {
         };
         let payload = total(|slot| &slot.payload);
         let dead = payload - total(|slot| &slot.live);
+        let stored = ends.values().map(|end| end.length).sum();
+        let reserve = Reserve::found(&fs, config.reserve && !config.read_only, stored);
         Ok(Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             fs,
@@ -188,6 +194,8 @@ impl<F: Fs> Engine<F> {
             dir_sync_failed: Mutex::new(false),
             commit: Commit::new(durable_lsn),
             upkeep: Upkeep::default(),
+            background: Background::default(),
+            reserve,
             populate: Populate::default(),
             interval: Interval::default(),
             poisoned: AtomicBool::new(false),

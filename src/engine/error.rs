@@ -97,6 +97,14 @@ pub enum Error {
         /// The store's directory.
         path: PathBuf,
     },
+    /// Values still held keep more bytes of removed segments on disk than
+    /// [`crate::Options::pinned_bytes_max`]: compacting would not give space back.
+    Pinned {
+        /// Bytes they keep.
+        bytes: u64,
+        /// The most allowed.
+        max: u64,
+    },
     /// All 65,536 index windows of 256 MiB are in use. Certainly not applied.
     StoreFull,
     /// An earlier sync failed: nothing written after the last good one can be trusted, and nothing
@@ -159,6 +167,10 @@ impl fmt::Display for Error {
             Self::DiskFull { path } => {
                 write!(f, "no space left for another segment in {}", path.display())
             }
+            Self::Pinned { bytes, max } => write!(
+                f,
+                "values still held keep {bytes} bytes of removed segments on disk, at most {max} are allowed"
+            ),
             Self::StoreFull => f.write_str("the store has used up its 16 TiB of address space"),
             Self::Poisoned => f.write_str(
                 "an earlier sync failed: reopen the store to find out what reached the disk",

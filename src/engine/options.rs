@@ -34,6 +34,25 @@ impl Default for Durability {
     }
 }
 
+/// Who gives back the space of overwritten and removed values.
+///
+/// Compaction copies the live records of segments that hold much garbage into new ones and removes
+/// the old ones. Reads and writes go on meanwhile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Compaction {
+    /// A thread of the store's own, from garbage of 1/4 of the live bytes on. It works half of the
+    /// time until there is 3/8, then all the time; beyond 1/2, writers wait for it, at most 10
+    /// milliseconds for every 256 KiB. Closing compacts too: [`Options::close_budget`].
+    #[default]
+    Background,
+    /// The write that finds more garbage than data, before it returns. No file comes or goes between
+    /// two calls, except when a segment is prepared or sealed.
+    Foreground,
+    /// Nobody but [`Store::compact`].
+    Manual,
+}
+
 /// Where random bytes for salts come from.
 pub(crate) type Entropy = Arc<dyn Fn() -> std::io::Result<[u8; 16]> + Send + Sync>;
 
@@ -64,7 +83,9 @@ pub struct Options {
     pub(crate) read_only: bool,
     pub(crate) verify_reads: bool,
     pub(crate) segment_bytes: Option<u64>,
-    pub(crate) auto_compact: bool,
+    pub(crate) compaction: Compaction,
+    pub(crate) pinned_bytes_max: u64,
+    pub(crate) close_budget: Duration,
     pub(crate) shard_bits: u8,
     pub(crate) force_write_path: bool,
 }
@@ -76,8 +97,8 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The defaults: [`Durability::Interval`] of one second, verified reads, segments that grow with the store,
-    /// compaction when more than half of the store is garbage.
+    /// The defaults: [`Durability::Interval`] of one second, verified reads, segments that grow with the
+    /// store, compaction in the background.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -85,7 +106,9 @@ impl Options {
             read_only: false,
             verify_reads: true,
             segment_bytes: None,
-            auto_compact: true,
+            compaction: Compaction::default(),
+            pinned_bytes_max: 1 << 30,
+            close_budget: Duration::from_secs(1),
             shard_bits: 10,
             force_write_path: false,
         }
@@ -115,7 +138,7 @@ impl Options {
     }
 
     /// Fixed size of new segments, from [`SEGMENT_BYTES_MIN`] to [`SEGMENT_BYTES_MAX`]. Default: a
-    /// quarter of the store, at least 4 MiB, at most 256 MiB. A larger record gets a segment of its
+    /// sixteenth of the store, at least 4 MiB, at most 256 MiB. A larger record gets a segment of its
     /// own size.
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
@@ -123,10 +146,32 @@ impl Options {
         self
     }
 
-    /// Whether a write compacts the store when more than half of it is garbage. Default: true.
+    /// Who compacts. Default: [`Compaction::Background`].
     #[must_use]
-    pub fn auto_compact(mut self, auto_compact: bool) -> Self {
-        self.auto_compact = auto_compact;
+    pub fn compaction(mut self, compaction: Compaction) -> Self {
+        self.compaction = compaction;
+        self
+    }
+
+    /// Most bytes of removed segments that values still held may keep on disk before compaction
+    /// stops. Default: 1 GiB.
+    ///
+    /// A [`crate::Value`], an iterator or anything else that borrows a record keeps its whole segment
+    /// from being given back. Beyond this many bytes automatic compaction pauses and
+    /// [`Store::compact`] answers [`Error::Pinned`]: garbage then grows until values are dropped.
+    /// [`crate::Stats`] tells how much is pinned and whether compaction is paused by it.
+    #[must_use]
+    pub fn pinned_bytes_max(mut self, bytes: u64) -> Self {
+        self.pinned_bytes_max = bytes;
+        self
+    }
+
+    /// How long [`Store::close`] may compact with [`Compaction::Background`], if more than a fifth of
+    /// the store is garbage. What is done by then stays done. Dropping the last handle never
+    /// compacts. Default: 1 second.
+    #[must_use]
+    pub fn close_budget(mut self, budget: Duration) -> Self {
+        self.close_budget = budget;
         self
     }
 

@@ -121,14 +121,65 @@ pub struct CompactReport {
     pub records_moved: u64,
     /// Tombstones that had to stay because an older value may exist elsewhere.
     pub tombstones_kept: u64,
+    /// Segments with garbage that were left as they are: the run was cancelled, or there was no room
+    /// to rewrite them.
+    pub segments_left: u64,
+    /// The caller ended the run before it was done. What it had done by then stays done.
+    pub cancelled: bool,
+}
+
+impl std::ops::AddAssign for CompactReport {
+    fn add_assign(&mut self, other: Self) {
+        self.segments_before += other.segments_before;
+        self.segments_after += other.segments_after;
+        self.bytes_before += other.bytes_before;
+        self.bytes_after += other.bytes_after;
+        self.records_moved += other.records_moved;
+        self.tombstones_kept += other.tombstones_kept;
+        self.segments_left += other.segments_left;
+        self.cancelled |= other.cancelled;
+    }
+}
+
+/// How far a compaction has come: see [`crate::Store::compact_with`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CompactProgress {
+    /// Segments rewritten and removed so far.
+    pub segments_done: u64,
+    /// Segments to be rewritten.
+    pub segments_total: u64,
+    /// Bytes of them read so far.
+    pub bytes_read: u64,
+    /// Bytes of them.
+    pub bytes_total: u64,
+    /// Records moved so far.
+    pub records_moved: u64,
+}
+
+/// Something that closing could not do, and that costs space or time but no data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Undone {
+    /// Compaction ended before all garbage worth it was gone: its time was up, the disk is full, a
+    /// segment is damaged or values still held keep removed segments on disk.
+    Compaction,
+    /// Space behind the end of the log was not given back. The next close tries again.
+    Trim,
+    /// The hint of the newest segment was not written: the next open reads that segment.
+    Hint,
 }
 
 /// What closing did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CloseReport {
     /// This was the last handle, so the store itself was closed. Otherwise it goes on.
     pub closed: bool,
+    /// What compaction did while closing.
+    pub compacted: CompactReport,
+    /// What could not be done. What endangers data is an error of [`crate::Store::close`] instead.
+    pub undone: Vec<Undone>,
 }
 
 /// What a segment holds.
@@ -164,6 +215,13 @@ pub struct Stats {
     pub dead_bytes: u64,
     /// Bytes of removed segments that values still held keep mapped.
     pub pinned_bytes: u64,
+    /// Most of them before compaction stops: see [`crate::Options::pinned_bytes_max`].
+    pub pinned_bytes_max: u64,
+    /// There are more than that: nothing is compacted until values are dropped.
+    pub compaction_paused: bool,
+    /// Bytes of disk set aside for removing and compacting on a full disk. 0 in a small store, and
+    /// while they are used: then nothing can be set.
+    pub reserve_bytes: u64,
     /// Bytes of memory of the index.
     pub index_bytes: u64,
     /// Bytes of disk of all files, preallocated space included.

@@ -1,7 +1,7 @@
 //! A live segment in this process: its open file, its map, what it holds.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use kvs_format::segment::{HEADER_BYTES, SegmentHeader};
 use parking_lot::Mutex;
@@ -122,6 +122,16 @@ impl View {
     }
 }
 
+/// Tombstones in a merged segment that had to stay, and why.
+#[derive(Clone, Debug, Default)]
+pub struct Graves {
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Segments that hold, or may hold, older values of their keys. Compacting one of those drops the
+    /// values.
+    pub reasons: Vec<u64>,
+}
+
 /// A live segment.
 pub struct Segment<F: Fs> {
     /// Kind, id, salt.
@@ -130,6 +140,8 @@ pub struct Segment<F: Fs> {
     pub file: F::File,
     /// What readers see of it.
     pub slot: Arc<Slot>,
+    /// Tombstones that had to stay when it was written; unknown after opening.
+    pub graves: OnceLock<Graves>,
     /// A sync of the file has failed.
     sync_failed: Mutex<bool>,
 }
@@ -141,6 +153,7 @@ impl<F: Fs> Segment<F> {
             header,
             file,
             slot,
+            graves: OnceLock::new(),
             sync_failed: Mutex::new(false),
         }
     }

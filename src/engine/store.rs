@@ -1,7 +1,9 @@
 //! The store as a program sees it.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -13,7 +15,9 @@ use crate::engine::iter::Pairs;
 use crate::engine::options::{Durability, Options};
 use crate::engine::reader::Reader;
 use crate::engine::registry;
-use crate::engine::report::{CloseReport, CompactReport, RecoveryReport, Stats, VerifyReport};
+use crate::engine::report::{
+    CloseReport, CompactProgress, CompactReport, RecoveryReport, Stats, VerifyReport,
+};
 use crate::engine::rmw::Update;
 use crate::engine::value::{Key, Value};
 use crate::storage::fs::Access;
@@ -40,16 +44,16 @@ impl Drop for Registration {
 
 impl Handle {
     /// Closes once; threads have ended and the lock is free when it returns.
-    fn close(&self) -> Result<()> {
+    fn close(&self, budget: Duration) -> Result<CloseReport> {
         let Some(engine) = self.engine.lock().take() else {
-            return Ok(());
+            return Ok(CloseReport::default());
         };
         let mut release = Release {
             engine: &engine,
             id: self.registration.0,
             clean: false,
         };
-        let closed = engine.close();
+        let closed = engine.close_within(budget);
         release.clean = closed.is_ok();
         closed
     }
@@ -75,7 +79,7 @@ impl Drop for Release<'_> {
 impl Drop for Handle {
     fn drop(&mut self) {
         // Best effort: whoever wants to know calls `close`.
-        let _ = self.close();
+        let _ = self.close(Duration::ZERO);
     }
 }
 
@@ -168,7 +172,11 @@ impl Store {
     }
 
     pub(crate) fn open_memory(options: &Options) -> Result<Self> {
-        let engine = Engine::open(RealFs::in_memory(), Config::new(options))?;
+        let mut config = Config::new(options);
+        // There is no disk to be full, and nothing is left to be small.
+        config.reserve = false;
+        config.close_budget = Duration::ZERO;
+        let engine = Engine::open(RealFs::in_memory(), config)?;
         Self::of(Arc::new(Handle {
             engine: Mutex::new(Some(engine)),
             path: PathBuf::from(":memory:"),
@@ -293,8 +301,8 @@ impl Store {
 
     /// Stores `value` under `key`.
     ///
-    /// Returns, and becomes visible, as the store's [`crate::Durability`] says. May compact if there
-    /// is more garbage than data and [`Options::auto_compact`] is on.
+    /// Returns, and becomes visible, as the store's [`crate::Durability`] says. Garbage may make it wait
+    /// or compact: see [`crate::Compaction`].
     ///
     /// # Errors
     /// Certainly not applied: [`crate::Error::KeyTooLong`], [`crate::Error::ValueTooLong`],
@@ -308,7 +316,8 @@ impl Store {
     /// Removes `key`; false if it had no value (then nothing is written).
     ///
     /// # Errors
-    /// As [`Store::set`].
+    /// As [`Store::set`]. On a full disk removing goes on in room that the store has set aside: 1/16 of
+    /// it, 1 to 64 MiB, once it has 4 MiB.
     pub fn remove(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         self.engine.remove_at(self.level, key.as_ref())
     }
@@ -424,11 +433,49 @@ impl Store {
 
     /// Rewrites every segment that holds garbage, in the calling thread. Reads and writes go on.
     ///
+    /// Works in steps that each copy up to 256 MiB, oldest records first, and give back what they have
+    /// rewritten; on a full disk in smaller steps, and in the room that the store has set aside.
+    ///
     /// # Errors
     /// [`crate::Error::Corrupt`] if a segment is damaged (it is then left alone),
-    /// [`crate::Error::DiskFull`], [`crate::Error::Io`].
+    /// [`crate::Error::DiskFull`] if there is no room for any step (if there is for some, the report
+    /// says what was left), [`crate::Error::Pinned`], [`crate::Error::Io`]. Steps that were done stay
+    /// done.
     pub fn compact(&self) -> Result<CompactReport> {
         self.engine.compact()
+    }
+
+    /// As [`Store::compact`]; `control` is told how far it has come, about every 512 KiB that were
+    /// read and after each segment, and ends it by answering [`ControlFlow::Break`].
+    ///
+    /// A run that is ended gives up the step it is in, keeps the ones before it, and says so in its
+    /// report: the store is as good as before. `control` may read and write the store, but not
+    /// compact or close it.
+    ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    /// use std::time::{Duration, Instant};
+    ///
+    /// # let dir = std::env::temp_dir().join(format!("kvs-compact-{}", std::process::id()));
+    /// # let store = kvs::Store::open(&dir)?;
+    /// let end = Instant::now() + Duration::from_secs(5);
+    /// let report = store.compact_with(|_progress| match Instant::now() < end {
+    ///     true => ControlFlow::Continue(()),
+    ///     false => ControlFlow::Break(()),
+    /// })?;
+    /// assert!(!report.cancelled);
+    /// # store.close()?;
+    /// # std::fs::remove_dir_all(&dir)?;
+    /// # Ok::<(), kvs::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Store::compact`].
+    pub fn compact_with(
+        &self,
+        control: impl FnMut(&CompactProgress) -> ControlFlow<()>,
+    ) -> Result<CompactReport> {
+        self.engine.compact_with(control)
     }
 
     /// What the store holds and costs. Cost: looks at every shard and segment.
@@ -448,17 +495,22 @@ impl Store {
     /// Closes the store if this is its last handle: everything is durable then, and the next open
     /// need not recover. Other handles keep it open.
     ///
+    /// May compact for [`Options::close_budget`]. What could not be done, and costs only space or
+    /// time, is in the report.
+    ///
     /// # Errors
-    /// What could not be done. Nothing that was durable is lost: the next open recovers.
+    /// Why not everything could be made durable or said to be. Nothing that was durable is lost: the
+    /// next open recovers.
     pub fn close(self) -> Result<CloseReport> {
         let Self { engine, handle, .. } = self;
+        let budget = match engine.config.compacts_in_background() {
+            true => engine.config.close_budget,
+            false => Duration::ZERO,
+        };
         drop(engine);
         match Arc::into_inner(handle) {
-            None => Ok(CloseReport { closed: false }),
-            Some(handle) => {
-                handle.close()?;
-                Ok(CloseReport { closed: true })
-            }
+            None => Ok(CloseReport::default()),
+            Some(handle) => handle.close(budget),
         }
     }
 }

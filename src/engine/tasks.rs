@@ -26,7 +26,7 @@ pub(crate) struct SealJob<F: Fs> {
 }
 
 pub(crate) enum Task<F: Fs> {
-    Prepare { bytes: u64 },
+    Prepare { bytes: u64, stored: u64 },
     Seal(SealJob<F>),
 }
 

@@ -1,6 +1,7 @@
 //! What tests and fuzzers need of the engine and programs do not: the engine over the simulated
 //! file system, deterministic, with everything done in the calling thread.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -90,13 +91,21 @@ impl<F: Fs> Engine<F> {
         self.write_at(self.config.durability, batch)
     }
 
+    /// Closes the store without compacting it.
+    ///
+    /// # Errors
+    /// As [`Engine::close_within`].
+    pub fn close(&self) -> Result<()> {
+        self.close_within(Duration::ZERO).map(|_| ())
+    }
+
     /// Compacts the i-th of the ended segments if bit i of `mask` is set, and no other.
     ///
     /// # Errors
     /// As [`crate::Store::compact`].
     pub fn compact_subset(&self, mask: u64) -> Result<CompactReport> {
         let _one = self.compaction.lock();
-        self.compact_locked(Mode::Subset(mask))
+        self.compact_locked(Mode::Subset(mask), &mut |_| ControlFlow::Continue(()))
     }
 
     /// Ends the active segment and starts another, as if it had been full.

@@ -8,6 +8,7 @@
 //! thread); it raises a flag that everybody who enters the section looks at first.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use kvs_format::manifest::{AddBody, CleanBody, Edit, OpenedBody};
 use kvs_format::name;
@@ -21,17 +22,22 @@ use zerocopy::byteorder::little_endian::U64;
 use crate::engine::catalog::{End, LogEnd, seal_body};
 use crate::engine::core::{Active, Engine, Section};
 use crate::engine::error::{Error, Result};
+use crate::engine::full::RESCUE_BYTES;
 use crate::engine::hints;
 use crate::engine::options::Durability;
 use crate::engine::pending::Ticket;
 use crate::engine::populate::{self, Ahead};
+use crate::engine::report::{CloseReport, Undone};
 use crate::engine::segment::{Segment, Slot};
 use crate::engine::tasks::{FailOnPanic, Fresh, SealJob, Task};
 use crate::storage::error::StorageError;
 use crate::storage::fs::{Access, Fs, FsFile};
 
+/// Bytes below which a segment is not made smaller to fit a disk that is nearly full.
+const SHRINKING_BYTES_MIN: u64 = 1 << 20;
+
 impl<F: Fs> Engine<F> {
-    fn io(&self, op: &'static str, name: &str) -> impl Fn(std::io::Error) -> Error {
+    pub(crate) fn io(&self, op: &'static str, name: &str) -> impl Fn(std::io::Error) -> Error {
         let path = self.fs.path_of(name);
         move |source| Error::Io {
             op,
@@ -76,7 +82,7 @@ impl<F: Fs> Engine<F> {
     }
 
     /// [`Error::DiskFull`] if that is what the error says.
-    fn or_disk_full(&self, error: Error) -> Error {
+    pub(crate) fn or_disk_full(&self, error: Error) -> Error {
         match error {
             Error::Io { op, path, source } => {
                 let error = StorageError::Io { op, path, source };
@@ -103,7 +109,7 @@ impl<F: Fs> Engine<F> {
             let manifest = manifest.as_mut().ok_or(Error::ReadOnly)?;
             // Room for the edits first: a full disk must show before anything counts.
             manifest
-                .reserve(&self.fs)
+                .reserve(&self.fs, 0)
                 .map_err(|error| self.or_disk_full(error.into()))?;
             manifest.take_id().ok_or(Error::StoreFull)?
         };
@@ -166,7 +172,17 @@ impl<F: Fs> Engine<F> {
     }
 
     /// The first write of a life: goes on in the segment of the last clean close.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`] before anything counts.
     pub(crate) fn begin_life(&self, section: &mut Section<F>) -> Result<()> {
+        if section.resumable.is_some() {
+            let mut manifest = self.manifest.lock();
+            let manifest = manifest.as_mut().ok_or(Error::ReadOnly)?;
+            manifest
+                .reserve(&self.fs, 0)
+                .map_err(|error| self.or_disk_full(error.into()))?;
+        }
         if section.resumable.is_some()
             && let Err(error) = self.confirm_clean()
         {
@@ -176,7 +192,11 @@ impl<F: Fs> Engine<F> {
         let Some(resumable) = section.resumable.take() else {
             return Ok(());
         };
-        let capacity = resumable.segment.slot.map().len();
+        let whole = resumable.segment.slot.map().len();
+        let capacity = match self.reserve.is_lent() {
+            true => whole.min((resumable.offset + RESCUE_BYTES).next_multiple_of(4096)),
+            false => whole,
+        };
         let name = name::segment(resumable.segment.header.id);
         // Shorter first: if a life before got this far and its sync failed, the file looks long enough,
         // but no later sync would make a length durable that was not set again.
@@ -184,6 +204,8 @@ impl<F: Fs> Engine<F> {
         let grown = file.set_len(resumable.offset);
         if let Err(source) = grown.and_then(|()| file.allocate(capacity)) {
             let error = self.io("allocate the segment", &name)(source);
+            // Part of it may have been allocated.
+            let _ = file.set_len(resumable.offset);
             section.resumable = Some(resumable);
             return Err(self.or_disk_full(error));
         }
@@ -254,7 +276,12 @@ impl<F: Fs> Engine<F> {
     fn next_segment(&self, section: &Section<F>, bytes: u64) -> Result<Fresh<F>> {
         let ended: u64 = section.ends.values().map(|end| end.length).sum();
         let active = section.active.as_ref().map_or(0, |active| active.offset);
-        let capacity = self.config.segment_size(ended + active, bytes);
+        let usual = self.config.segment_size(ended + active, bytes);
+        let least = self.config.segment_size_min(bytes);
+        let capacity = match self.reserve.is_lent() {
+            true => (least + RESCUE_BYTES).min(usual),
+            false => usual,
+        };
         let prepared = {
             let mut state = self.upkeep.state.lock();
             while state.preparing && !self.upkeep.has_failed() {
@@ -275,9 +302,31 @@ impl<F: Fs> Engine<F> {
             // Log segments are activated in the order of their ids: one that is too small goes.
             Some(fresh) => {
                 self.discard(fresh)?;
-                self.create_segment(SegmentKind::Log, capacity)
+                self.create_log(capacity, least)
             }
-            None => self.create_segment(SegmentKind::Log, capacity),
+            None => {
+                // What it costs is wanted most when there is no room for it any more.
+                if !self.config.threads {
+                    self.keep_reserve_of(ended + active);
+                }
+                self.create_log(capacity, least)
+            }
+        }
+    }
+
+    /// A log segment of `capacity` bytes, or of less if the disk has no more, down to `least`.
+    fn create_log(&self, mut capacity: u64, least: u64) -> Result<Fresh<F>> {
+        loop {
+            let smaller = (capacity / 2).next_multiple_of(4096);
+            match self.create_segment(SegmentKind::Log, capacity) {
+                Err(Error::DiskFull { .. })
+                    if self.config.segment_bytes.is_none()
+                        && smaller >= least.max(SHRINKING_BYTES_MIN) =>
+                {
+                    capacity = smaller;
+                }
+                created => return created,
+            }
         }
     }
 
@@ -392,7 +441,10 @@ impl<F: Fs> Engine<F> {
         let _ = map.seal();
         segment.slot.map().advise(Advice::Normal);
         // Before anybody may compact the segment away: a hint must not come after its segment is gone.
-        self.write_hint(&segment, end.length);
+        // On a full disk the room is needed for more important things.
+        if !self.reserve.is_lent() {
+            self.write_hint(&segment, end.length);
+        }
         let mut state = self.upkeep.state.lock();
         state.sealed_lsn = end.end_lsn;
         drop(state);
@@ -400,7 +452,8 @@ impl<F: Fs> Engine<F> {
         Ok(())
     }
 
-    pub(crate) fn write_hint(&self, segment: &Segment<F>, length: u64) {
+    /// Best effort: true if it was written.
+    pub(crate) fn write_hint(&self, segment: &Segment<F>, length: u64) -> bool {
         hints::write_for(
             &self.fs,
             &segment.file,
@@ -408,7 +461,7 @@ impl<F: Fs> Engine<F> {
             length,
             self.index.bits(),
             &self.hash_key,
-        );
+        )
     }
 
     /// Takes note of segments that were sealed in the background.
@@ -439,10 +492,11 @@ impl<F: Fs> Engine<F> {
         }
         let ended: u64 = section.ends.values().map(|end| end.length).sum();
         let active = section.active.as_ref().map_or(0, |active| active.capacity);
-        let bytes = self.config.segment_size(ended + active, 0);
+        let stored = ended + active;
+        let bytes = self.config.segment_size(stored, 0);
         state.preparing = true;
         drop(state);
-        self.submit(Task::Prepare { bytes });
+        self.submit(Task::Prepare { bytes, stored });
     }
 
     fn submit(&self, task: Task<F>) {
@@ -496,7 +550,8 @@ impl<F: Fs> Engine<F> {
                 // An error has raised the flag.
                 let _ = self.seal(job);
             }
-            Task::Prepare { bytes } => {
+            Task::Prepare { bytes, stored } => {
+                self.keep_reserve_of(stored);
                 // Without one the writer creates it itself, and gets the error.
                 let made = self.create_segment(SegmentKind::Log, bytes).ok();
                 if let Some(fresh) = &made
@@ -530,20 +585,37 @@ impl<F: Fs> Engine<F> {
         }
     }
 
-    /// Makes everything durable, ends the thread and leaves the store as after a clean close.
+    /// Compacts for at most `budget` if that is worth it, makes everything durable, ends the threads
+    /// and leaves the store as after a clean close. Returns what could not be done and does no harm.
     ///
     /// # Errors
     /// What could not be done; the store is then recovered when it is next opened.
-    pub fn close(&self) -> Result<()> {
+    pub fn close_within(&self, budget: Duration) -> Result<CloseReport> {
+        let mut report = CloseReport {
+            closed: true,
+            ..CloseReport::default()
+        };
         if self.config.read_only {
-            return Ok(());
+            return Ok(report);
         }
-        // A compaction under way ends first: it needs the store open.
+        let by = Instant::now() + budget;
+        self.stop_compaction(by);
+        // A compaction that somebody asked for ends first: it needs the store open.
         let _compaction = self.compaction.lock();
+        if !budget.is_zero() {
+            let whole;
+            (report.compacted, whole) = self.compact_to_close(by);
+            if !whole {
+                report.undone.push(Undone::Compaction);
+            }
+        }
         let last = {
             let mut section = self.section.lock();
             if std::mem::replace(&mut section.closed, true) {
-                return Ok(());
+                return Ok(CloseReport {
+                    closed: true,
+                    ..CloseReport::default()
+                });
             }
             if self.upkeep.has_failed() {
                 self.poison(&mut section);
@@ -568,7 +640,7 @@ impl<F: Fs> Engine<F> {
             self.discard(fresh)?;
         }
         let Some(active) = section.active.take() else {
-            return Ok(());
+            return Ok(report);
         };
         let id = active.segment.header.id;
         self.edit(&Edit::Clean(CleanBody {
@@ -576,15 +648,18 @@ impl<F: Fs> Engine<F> {
             length: U64::new(active.offset),
             lsn: U64::new(section.next_lsn - 1),
         }))?;
-        let name = name::segment(id);
-        active
-            .segment
-            .file
-            .set_len(active.offset)
-            .map_err(self.io("trim the segment", &name))?;
-        if active.offset.saturating_sub(active.hinted) > hints::PREFIX_BYTES {
-            self.write_hint(&active.segment, active.offset);
+        // CLEAN says how long it is: longer does no harm.
+        if active.segment.file.set_len(active.offset).is_err() {
+            report.undone.push(Undone::Trim);
         }
-        Ok(())
+        if active.offset.saturating_sub(active.hinted) > hints::PREFIX_BYTES
+            && !self.write_hint(&active.segment, active.offset)
+        {
+            report.undone.push(Undone::Hint);
+        }
+        let ended: u64 = section.ends.values().map(|end| end.length).sum();
+        drop(section);
+        self.keep_reserve_of(ended + active.offset);
+        Ok(report)
     }
 }

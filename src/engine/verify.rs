@@ -89,6 +89,7 @@ impl<F: Fs> Engine<F> {
         let mut stats = Stats {
             keys: self.len(),
             index_bytes: self.index.bytes(),
+            reserve_bytes: self.reserve.bytes(),
             last_lsn: section.next_lsn - 1,
             durable_lsn: section.durable_lsn,
             group_commits: self.commit.groups(),
@@ -115,18 +116,15 @@ impl<F: Fs> Engine<F> {
         let others = segments
             .keys()
             .map(|id| name::hint(*id).to_string())
-            .chain([name::MANIFEST.to_owned()]);
+            .chain([name::MANIFEST.to_owned(), name::RESERVE.to_owned()]);
         for other in others {
             if let Ok(file) = self.fs.open(&other, Access::Read) {
                 stats.disk_bytes += file.allocated().unwrap_or(0);
             }
         }
-        let retired = self.retired.lock();
-        stats.pinned_bytes = retired
-            .iter()
-            .filter(|(map, _)| map.strong_count() > 0)
-            .map(|(_, bytes)| bytes)
-            .sum();
+        stats.pinned_bytes_max = self.config.pinned_bytes_max;
+        stats.pinned_bytes = self.pinned_bytes();
+        stats.compaction_paused = stats.pinned_bytes > stats.pinned_bytes_max;
         stats
     }
 }

@@ -20,6 +20,7 @@ use zerocopy::byteorder::little_endian::{U32, U64};
 use crate::engine::batch::Batch;
 use crate::engine::core::{Engine, Section};
 use crate::engine::error::{Error, Result};
+use crate::engine::full::Need;
 use crate::engine::options::Durability;
 use crate::engine::pending::{Change, PendingKey, PendingWrite, Place, Ticket};
 use crate::engine::read::{Candidates, Checks, Found};
@@ -236,7 +237,11 @@ impl<F: Fs> Engine<F> {
             }
             return Ok(Outcome::Needless);
         }
-        let rotated = self.make_room(section, draft.size())?;
+        let need = match kind {
+            Kind::Tombstone => Need::Removal,
+            _ => Need::Values,
+        };
+        let rotated = self.make_room_for(section, draft.size(), need)?;
         let (lsn, offset) = self.append(section, &draft, Framing::Single, key, value)?;
         let slot = &section
             .active
@@ -341,7 +346,11 @@ impl<F: Fs> Engine<F> {
         }
         let section = &mut *guard;
         self.check_writable(section)?;
-        self.make_room(section, head_draft.size() + bytes)?;
+        let need = match batch.operations().all(|(_, value)| value.is_none()) {
+            true => Need::Removal,
+            false => Need::Values,
+        };
+        self.make_room_for(section, head_draft.size() + bytes, need)?;
         self.append(section, &head_draft, Framing::InBatch, &[], head.as_bytes())?;
         let mut lsn = 0;
         let records = batch.operations().zip(&drafts).zip(&mut changes);
@@ -539,18 +548,32 @@ impl<F: Fs> Engine<F> {
 
     /// Makes sure that the active segment has room for `bytes` and for closing it; whether it took a
     /// new one, which may have taken long.
-    pub(crate) fn make_room(&self, section: &mut Section<F>, bytes: u64) -> Result<bool> {
+    pub(crate) fn make_room_for(
+        &self,
+        section: &mut Section<F>,
+        bytes: u64,
+        need: Need,
+    ) -> Result<bool> {
         let mut took_a_new_one = section.active.is_none();
-        if took_a_new_one {
-            self.begin_life(section)?;
+        if self.reserve.is_lent() && need == Need::Values {
+            self.take_reserve_back(section)?;
         }
-        let need = bytes + MARK_RECORD_BYTES + FOOTER_RECORD_BYTES;
+        if section.active.is_none() {
+            match need {
+                Need::Values => self.begin_life(section)?,
+                Need::Removal => self.begin_life_to_remove(section)?,
+            }
+        }
+        let whole = bytes + MARK_RECORD_BYTES + FOOTER_RECORD_BYTES;
         let half = match &section.active {
-            Some(active) if active.offset + need <= active.capacity => {
+            Some(active) if active.offset + whole <= active.capacity => {
                 active.offset + bytes > active.capacity / 2
             }
             _ => {
-                self.rotate(section, bytes)?;
+                match need {
+                    Need::Values => self.rotate(section, bytes)?,
+                    Need::Removal => self.rotate_to_remove(section, bytes)?,
+                }
                 took_a_new_one = true;
                 false
             }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::{Error, Result, Store};
+use crate::{Compaction, Error, Options, Result, Store};
 
 /// A persistent map from `String` to `String`, with the signatures of the PingCAP course.
 ///
@@ -30,12 +30,15 @@ pub struct KvStore {
 }
 
 impl KvStore {
-    /// Opens the store in the directory `path`, creating both if need be, with default options.
+    /// Opens the store in the directory `path`, creating both if need be, with default options but for
+    /// [`Compaction::Foreground`]: who walks the directory between two calls meets no file that is just
+    /// being removed.
     ///
     /// # Errors
-    /// Those of [`Store::open`].
+    /// Those of [`Options::open`].
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
-        Store::open(path.into()).map(Self::from_store)
+        let options = Options::new().compaction(Compaction::Foreground);
+        options.open(path.into()).map(Self::from_store)
     }
 
     /// The course's face of a store opened with options of one's own, or held in memory.

@@ -12,3 +12,6 @@
 
 pub mod plan;
 mod run;
+pub mod state;
+mod step;
+mod worker;

@@ -1,10 +1,14 @@
-//! Which segments to rewrite: a pure function of what they hold.
+//! Which segments to rewrite, and when: pure functions of what they hold.
 
 /// Garbage below which a store is never compacted by itself, in bytes.
 pub const GARBAGE_BYTES_MIN: u64 = 1 << 20;
 
+/// Garbage below which no writer waits for compaction, in bytes: a few of the smallest segments that
+/// are being written, sealed and prepared.
+const BRAKE_BYTES_MIN: u64 = 32 << 20;
+
 /// What planning needs to know of an ended segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
     /// The segment.
     pub id: u64,
@@ -12,6 +16,27 @@ pub struct Load {
     pub payload: u64,
     /// Bytes of those that are the newest of their key.
     pub live: u64,
+    /// Bytes of tombstones that had to stay when it was written, and still would.
+    pub kept: u64,
+    /// Lowest LSN of its data records.
+    pub min_lsn: u64,
+}
+
+impl Load {
+    /// Bytes that are not the newest of their key.
+    fn dead(&self) -> u64 {
+        self.payload - self.live.min(self.payload)
+    }
+
+    /// Bytes that rewriting it would give back.
+    fn garbage(&self) -> u64 {
+        self.dead().saturating_sub(self.kept)
+    }
+
+    /// True if at least one part in `parts` of it is garbage.
+    fn is_worth(&self, parts: u64) -> bool {
+        self.payload == 0 || (self.garbage() > 0 && self.garbage() * parts >= self.payload)
+    }
 }
 
 /// How eager to be.
@@ -26,27 +51,107 @@ pub enum Mode {
     Subset(u64),
 }
 
-/// The segments to rewrite together, by id.
-pub fn plan(loads: &[Load], mode: Mode) -> Vec<u64> {
+/// Part of a segment that must be garbage to be worth copying the rest: a quarter.
+pub const WORTHWHILE_PARTS: u64 = 4;
+
+/// The same for a store that is being closed, and will be no smaller for as long as it stays so.
+pub const CLOSING_PARTS: u64 = 32;
+
+/// The segments to rewrite, oldest records first: an old value and its tombstone then go in the same
+/// step, or the value before the tombstone.
+pub fn plan(loads: &[Load], mode: Mode) -> Vec<Load> {
     let chosen = loads.iter().enumerate().filter(|chosen| {
         let (_i, load) = chosen;
-        let dead = load.payload - load.live.min(load.payload);
         match mode {
             // A segment without any record (cut at its start) goes too.
-            Mode::Everything => dead > 0 || load.payload == 0,
-            Mode::Worthwhile => dead > 0 && dead * 4 >= load.payload,
+            Mode::Everything => load.dead() > 0 || load.payload == 0,
+            Mode::Worthwhile => load.is_worth(WORTHWHILE_PARTS),
             #[cfg(feature = "testing")]
             Mode::Subset(mask) => mask >> (_i % 64) & 1 == 1,
         }
     });
-    chosen.map(|(_, load)| load.id).collect()
+    let mut chosen: Vec<Load> = chosen.map(|(_, load)| *load).collect();
+    chosen.sort_by_key(|load| load.min_lsn);
+    chosen
 }
 
-/// Whether a store with this much data and garbage compacts by itself: garbage outweighs what is
-/// alive, and there is more of it than the last compaction had to leave.
+/// Cuts what was chosen into steps that each write about `bytes_max` or, if a single segment has
+/// more, that one.
+pub fn steps(chosen: &[Load], bytes_max: u64) -> Vec<Vec<Load>> {
+    let mut steps: Vec<Vec<Load>> = Vec::new();
+    let mut live = 0;
+    for load in chosen {
+        match steps.last_mut() {
+            Some(step) if load.live == 0 || live + load.live <= bytes_max => step.push(*load),
+            _ => {
+                steps.push(vec![*load]);
+                live = 0;
+            }
+        }
+        live += load.live;
+    }
+    steps
+}
+
+/// The next step of a compaction that goes on for ever: the segments with the largest part of
+/// garbage, of those of which at least one part in `parts` is, up to `bytes_max` to be copied.
+pub fn best(loads: &[Load], parts: u64, bytes_max: u64) -> Vec<Load> {
+    let mut worth: Vec<Load> = loads
+        .iter()
+        .filter(|load| load.is_worth(parts))
+        .copied()
+        .collect();
+    // a.garbage / a.payload > b.garbage / b.payload, without a division; the empty ones first.
+    worth.sort_by(|a, b| {
+        let of = |x: &Load, y: &Load| u128::from(x.garbage()) * u128::from(y.payload);
+        of(b, a)
+            .cmp(&of(a, b))
+            .then(a.payload.cmp(&b.payload))
+            .then(a.min_lsn.cmp(&b.min_lsn))
+    });
+    let first = steps(&worth, bytes_max).into_iter().next();
+    first.unwrap_or_default()
+}
+
+/// Amounts of garbage at which something begins to happen, in bytes.
+///
+/// At 1/2 of the live bytes a store of small pairs, with its hints, its reserve, two segments ahead
+/// and one compaction output, stays below three times its keys and values. With garbage of 3/8 the
+/// best segments are half garbage if keys are overwritten at random (Rosenblum & Ousterhout, 1992,
+/// section 3.5, for cleaning the fullest of evenly used segments): one byte is copied for each that
+/// comes back. Closing then has less to do, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marks {
+    /// Compaction begins, and yields.
+    pub begin: u64,
+    /// It yields no more.
+    pub hurry: u64,
+    /// Writers wait for it.
+    pub brake: u64,
+}
+
+impl Marks {
+    /// Of a store with this much that is alive.
+    pub fn of(live: u64) -> Self {
+        Self {
+            begin: (live / 4).max(GARBAGE_BYTES_MIN),
+            hurry: (live / 8 * 3).max(GARBAGE_BYTES_MIN * 8),
+            brake: (live / 2).max(BRAKE_BYTES_MIN),
+        }
+    }
+}
+
+/// Whether a store with this much data and garbage compacts in the write that finds it: garbage
+/// outweighs what is alive, and there is more of it than the last compaction had to leave.
 pub fn wanted(payload: u64, dead: u64, floor: u64) -> bool {
     let live = payload - dead.min(payload);
     dead > live.max(GARBAGE_BYTES_MIN) && dead > floor
+}
+
+/// Whether a store is worth compacting before it is closed: a fifth of it is garbage.
+pub fn wanted_to_close(payload: u64, dead: u64) -> bool {
+    let live = payload - dead.min(payload);
+    dead > (live / 4).max(GARBAGE_BYTES_MIN)
 }
 
 #[cfg(test)]
@@ -54,7 +159,17 @@ mod tests {
     use super::*;
 
     fn load(id: u64, payload: u64, live: u64) -> Load {
-        Load { id, payload, live }
+        Load {
+            id,
+            payload,
+            live,
+            kept: 0,
+            min_lsn: id,
+        }
+    }
+
+    fn ids(loads: &[Load]) -> Vec<u64> {
+        loads.iter().map(|load| load.id).collect()
     }
 
     #[test]
@@ -66,12 +181,64 @@ mod tests {
             load(4, 1000, 0),
             load(5, 0, 0),
         ];
-        assert_eq!(plan(&loads, Mode::Worthwhile), [3, 4]);
-        assert_eq!(plan(&loads, Mode::Everything), [2, 3, 4, 5]);
+        assert_eq!(ids(&plan(&loads, Mode::Worthwhile)), [3, 4, 5]);
+        assert_eq!(ids(&plan(&loads, Mode::Everything)), [2, 3, 4, 5]);
+    }
+
+    /// C-11: what had to stay is not garbage, or it would be copied for ever.
+    #[test]
+    fn tombstones_that_had_to_stay_are_not_worth_copying_again() {
+        let stays = Load {
+            kept: 1000,
+            ..load(1, 1000, 0)
+        };
+        assert_eq!(plan(&[stays], Mode::Worthwhile), []);
+        assert_eq!(best(&[stays], CLOSING_PARTS, u64::MAX), []);
+        assert_eq!(
+            ids(&plan(&[stays], Mode::Everything)),
+            [1],
+            "a person asked"
+        );
+        let more = Load {
+            kept: 700,
+            ..load(1, 1000, 0)
+        };
+        assert_eq!(ids(&plan(&[more], Mode::Worthwhile)), [1]);
     }
 
     #[test]
-    fn a_store_compacts_by_itself_when_garbage_outweighs_data() {
+    fn steps_are_bounded_by_what_they_write_and_never_empty() {
+        let loads = [
+            load(1, 100, 60),
+            load(2, 100, 40),
+            load(3, 100, 1),
+            load(4, 900, 800),
+            load(5, 100, 0),
+        ];
+        let cut: Vec<_> = steps(&loads, 100).iter().map(|step| ids(step)).collect();
+        assert_eq!(cut, [vec![1, 2], vec![3], vec![4, 5]]);
+        assert_eq!(steps(&loads, u64::MAX).len(), 1);
+        assert_eq!(steps(&loads, 0).len(), 4, "what writes nothing goes along");
+        assert!(steps(&[], 100).is_empty());
+    }
+
+    #[test]
+    fn the_fullest_of_garbage_are_rewritten_first() {
+        let loads = [
+            load(1, 1000, 500),
+            load(2, 1000, 200),
+            load(3, 4000, 600),
+            load(4, 1000, 900),
+            load(5, 0, 0),
+        ];
+        assert_eq!(ids(&best(&loads, 4, u64::MAX)), [5, 3, 2, 1]);
+        assert_eq!(ids(&best(&loads, 4, 800)), [5, 3, 2]);
+        assert_eq!(ids(&best(&loads, 32, u64::MAX)), [5, 3, 2, 1, 4]);
+        assert!(best(&loads[3..4], 4, u64::MAX).is_empty());
+    }
+
+    #[test]
+    fn a_store_compacts_in_a_write_when_garbage_outweighs_data() {
         let mib = 1 << 20;
         assert!(!wanted(mib, mib, 0), "one MiB is not worth it");
         assert!(wanted(3 * mib, 2 * mib, 0));
@@ -80,5 +247,17 @@ mod tests {
             !wanted(3 * mib, 2 * mib, 2 * mib),
             "what had to stay does not count again"
         );
+    }
+
+    #[test]
+    fn compaction_begins_before_it_hurries_and_hurries_before_writers_wait() {
+        for live in [0, 1 << 20, 144 << 20, 1 << 40] {
+            let marks = Marks::of(live);
+            assert!(marks.begin < marks.hurry && marks.hurry < marks.brake);
+            assert!(marks.begin >= GARBAGE_BYTES_MIN);
+        }
+        assert!(wanted_to_close(130 << 20, 30 << 20));
+        assert!(!wanted_to_close(130 << 20, 20 << 20));
+        assert!(!wanted_to_close(1 << 20, 1 << 20));
     }
 }

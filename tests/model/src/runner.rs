@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use kvs::testing::sim::{Change, Crash, Image, Outcome, SimFs, Survive};
 use kvs::testing::{Access, Engine, Fs, FsFile, open};
-use kvs::{Batch, Durability, Error, Options};
+use kvs::{Batch, Compaction, Durability, Error, Options};
 
 use crate::check::{Pairs, images_agree, is_hint, pairs, strays, universe_holds};
 use crate::op::{Fill, Op, ValueSpec, key};
@@ -31,7 +31,7 @@ impl Setup {
         Options::new()
             .durability(self.durability)
             .force_write_path(self.write_path)
-            .auto_compact(false)
+            .compaction(Compaction::Manual)
             .shard_bits(2)
             .segment_bytes(64 << 10)
     }

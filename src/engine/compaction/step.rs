@@ -1,0 +1,678 @@
+//! One step of a compaction, in the calling thread: some segments are rewritten and removed.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use kvs_format::hash::Fingerprint;
+use kvs_format::hint::HintEntry;
+use kvs_format::manifest::{Edit, MergedBody};
+use kvs_format::name;
+use kvs_format::record::{Draft, Framing, Kind, RecordRef};
+use kvs_format::scan::Scanner;
+use kvs_format::segment::{PAGE_BYTES, SegmentKind};
+use kvs_format::system::{FOOTER_RECORD_BYTES, Footer};
+use zerocopy::IntoBytes;
+use zerocopy::byteorder::little_endian::U64;
+
+use crate::engine::catalog::End;
+use crate::engine::core::Engine;
+use crate::engine::error::{Error, Result};
+use crate::engine::hints;
+use crate::engine::options::SEGMENT_BYTES_MAX;
+use crate::engine::pending::Ticket;
+use crate::engine::report::{CompactProgress, CompactReport};
+use crate::engine::reserve::Loan;
+use crate::engine::scan::{LastRecord, scan, summary, walk};
+use crate::engine::segment::{Graves, Segment};
+use crate::engine::tasks::Fresh;
+use crate::storage::fs::{Fs, FsFile};
+use crate::storage::location::Word;
+
+/// A record that was copied: where the index may still point, and where it is now.
+struct Moved {
+    hash: u64,
+    old: Word,
+    offset: u64,
+    size: u64,
+}
+
+/// A merged segment being written.
+struct Output<F: Fs> {
+    fresh: Fresh<F>,
+    offset: u64,
+    entries: Vec<HintEntry>,
+    /// When those that expire do, and their sizes.
+    expiring: Vec<(u64, u64)>,
+    moved: Vec<Moved>,
+    end: Option<End>,
+    last: Option<LastRecord>,
+    graves: Graves,
+}
+
+/// Why a step was ended before it had changed anything.
+pub(super) enum Halt {
+    /// Whoever sets the pace said so.
+    Cancelled,
+    /// It could not be done.
+    Failed(Error),
+}
+
+impl From<Error> for Halt {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<std::io::Error> for Halt {
+    fn from(error: std::io::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Told how far it has come; may take its time, and says whether to go on.
+pub(super) type Control<'a> = dyn FnMut(&CompactProgress) -> ControlFlow<()> + 'a;
+
+/// Lets somebody look in between pieces of work, with no lock held but that of compaction.
+pub(super) struct Pace<'a> {
+    pub(super) progress: CompactProgress,
+    control: &'a mut Control<'a>,
+    unseen: u64,
+}
+
+/// At least what COMPACT and FORGET take for each segment they name, and for themselves.
+const EDIT_BYTES: u64 = 96;
+
+/// Bytes read between two looks.
+const PIECE_BYTES: u64 = 512 << 10;
+
+impl<'a> Pace<'a> {
+    pub(super) fn new(control: &'a mut Control<'a>) -> Self {
+        Self {
+            progress: CompactProgress::default(),
+            control,
+            unseen: 0,
+        }
+    }
+
+    #[inline]
+    fn read(&mut self, bytes: u64) -> Result<(), Halt> {
+        self.progress.bytes_read += bytes;
+        self.unseen += bytes;
+        match self.unseen < PIECE_BYTES {
+            true => Ok(()),
+            false => self.look(),
+        }
+    }
+
+    fn look(&mut self) -> Result<(), Halt> {
+        self.unseen = 0;
+        match (self.control)(&self.progress) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Halt::Cancelled),
+        }
+    }
+}
+
+/// A tombstone that may have to be kept.
+struct Grave {
+    lsn: u64,
+    key: Box<[u8]>,
+    content: Draft,
+}
+
+/// An ended segment: one to be rewritten, or one that stays.
+pub(super) struct Victim<F: Fs> {
+    pub(super) segment: Arc<Segment<F>>,
+    pub(super) end: End,
+}
+
+impl<F: Fs> Engine<F> {
+    /// Rewrites these segments; `others` are all that ended and stay.
+    ///
+    /// # Errors
+    /// Ended by the pace or failed: either way nothing has changed, unless the failure poisoned.
+    pub(super) fn rewrite(
+        &self,
+        victims: &[Victim<F>],
+        others: &[Victim<F>],
+        pace: &mut Pace<'_>,
+    ) -> Result<CompactReport, Halt> {
+        let mut outputs = Vec::new();
+        let mut report = match self.copy(victims, others, &mut outputs, pace) {
+            Ok(report) => report,
+            Err(halt) => {
+                // Nobody points at them yet.
+                for output in &outputs {
+                    let _ = self
+                        .fs
+                        .unlink(&name::segment(output.fresh.segment.header.id));
+                }
+                return Err(halt);
+            }
+        };
+        self.exchange(&outputs);
+        self.retire(victims, &outputs)?;
+        report.segments_after = outputs.len() as u64;
+        for output in outputs {
+            self.write_output_hint(output);
+        }
+        Ok(report)
+    }
+
+    /// Steps 1 to 3.
+    fn copy(
+        &self,
+        victims: &[Victim<F>],
+        others: &[Victim<F>],
+        outputs: &mut Vec<Output<F>>,
+        pace: &mut Pace<'_>,
+    ) -> Result<CompactReport, Halt> {
+        let mut report = CompactReport {
+            segments_before: victims.len() as u64,
+            ..CompactReport::default()
+        };
+        let mut live: u64 = victims
+            .iter()
+            .map(|victim| victim.segment.slot.live.load(Ordering::Relaxed))
+            .sum();
+        let mut graves: HashMap<Fingerprint, Grave> = HashMap::new();
+        for victim in victims {
+            report.bytes_before += victim.end.length;
+            let slot = &victim.segment.slot;
+            self.walk_victim(victim, |record| {
+                pace.read(record.header.size())?;
+                let kind = record.header.kind;
+                if !kind.is_data() {
+                    return Ok(());
+                }
+                let fingerprint = self.hash_key.fingerprint(record.key);
+                let draft = Draft::of_moved(record);
+                if kind == Kind::Tombstone {
+                    let grave = Grave {
+                        lsn: record.header.lsn,
+                        key: record.key.into(),
+                        content: draft,
+                    };
+                    let newest = graves.get(&fingerprint).map_or(0, |grave| grave.lsn);
+                    if grave.lsn > newest {
+                        graves.insert(fingerprint, grave);
+                    }
+                    return Ok(());
+                }
+                let old = slot.word(fingerprint.lo, record.offset);
+                let mut is_newest = false;
+                self.index
+                    .candidates(fingerprint.lo, |word, _| is_newest |= word == old);
+                if !is_newest {
+                    return Ok(());
+                }
+                let output = self.output_for(outputs, draft.size(), live)?;
+                live = live.saturating_sub(draft.size());
+                self.put(
+                    output,
+                    fingerprint,
+                    &draft,
+                    kind,
+                    record.header.lsn,
+                    record.key,
+                    record.value,
+                    Some(old),
+                )?;
+                output
+                    .expiring
+                    .extend(record.expires_at.map(|at| (at, draft.size())));
+                report.records_moved += 1;
+                pace.progress.records_moved += 1;
+                Ok(())
+            })?;
+            pace.look()?;
+        }
+        let mut graves: Vec<(Fingerprint, Grave)> = graves.into_iter().collect();
+        graves.sort_unstable_by_key(|(_, grave)| grave.lsn);
+        let (keepers, reasons) = self.graves_to_keep(&graves, others)?;
+        let kept = graves.iter().zip(keepers);
+        let kept: Vec<_> = kept.filter(|(_, keep)| *keep).map(|(g, _)| g).collect();
+        let mut left: u64 = kept.iter().map(|(_, grave)| grave.content.size()).sum();
+        for (fingerprint, grave) in kept {
+            let output = self.output_for(outputs, grave.content.size(), left)?;
+            left -= grave.content.size();
+            self.put(
+                output,
+                *fingerprint,
+                &grave.content,
+                Kind::Tombstone,
+                grave.lsn,
+                &grave.key,
+                &[],
+                None,
+            )?;
+            report.tombstones_kept += 1;
+            output.graves.bytes += grave.content.size();
+        }
+        for output in outputs.iter_mut() {
+            self.finish_output(output)?;
+            report.bytes_after += output.offset;
+            if output.graves.bytes > 0 {
+                output.graves.reasons.clone_from(&reasons);
+                let graves = std::mem::take(&mut output.graves);
+                let _ = output.fresh.segment.graves.set(graves);
+            }
+        }
+        if !outputs.is_empty() {
+            self.sync_dir()?;
+        }
+        for output in outputs.iter() {
+            self.read_back(output)?;
+        }
+        // Room for saying so: a full disk must show while nothing has changed.
+        self.reserve_edits(EDIT_BYTES * (2 + victims.len() + outputs.len()) as u64)?;
+        // The barrier: whatever made a record here look dead is durable before the record goes.
+        let last = self.section.lock().next_lsn - 1;
+        self.wait(Ticket(last))?;
+        Ok(report)
+    }
+
+    fn walk_victim(
+        &self,
+        victim: &Victim<F>,
+        mut visit: impl FnMut(&RecordRef<'_>) -> Result<(), Halt>,
+    ) -> Result<(), Halt> {
+        if victim.end.length == PAGE_BYTES {
+            return Ok(());
+        }
+        let segment = &victim.segment;
+        let mut scanner = Scanner::new(&segment.header, victim.end.length, 0);
+        let stop =
+            walk(&segment.file, &mut scanner, |record| visit(record)).map_err(
+                |halt| match halt {
+                    Halt::Failed(Error::Io { path, source, .. }) if path.as_os_str().is_empty() => {
+                        Halt::Failed(Error::Io {
+                            op: "read the segment",
+                            path: self.fs.path_of(&name::segment(segment.header.id)),
+                            source,
+                        })
+                    }
+                    halt => halt,
+                },
+            )?;
+        match stop.reason {
+            None if stop.offset == victim.end.length => Ok(()),
+            // Damage is not copied into a segment with fresh checks; the inputs stay.
+            reason => Err(Halt::Failed(self.corrupt(
+                segment.header.id,
+                stop.rejected_at,
+                reason.unwrap_or(kvs_format::DecodeError::NotBound),
+            ))),
+        }
+    }
+
+    /// Which of the newest tombstones of the victims must stay: those whose key may have an older
+    /// value in a segment that stays; and which segments those are.
+    fn graves_to_keep(
+        &self,
+        graves: &[(Fingerprint, Grave)],
+        others: &[Victim<F>],
+    ) -> Result<(Vec<bool>, Vec<u64>)> {
+        let retired = {
+            let manifest = self.manifest.lock();
+            manifest
+                .as_ref()
+                .is_some_and(|m| !m.catalog.retired.is_empty())
+        };
+        // Everything that stays and holds records: the segments that were not chosen ...
+        let mut staying: Vec<(Arc<Segment<F>>, u64, u64)> = others
+            .iter()
+            .filter(|other| other.end.records > 0)
+            .map(|other| {
+                (
+                    Arc::clone(&other.segment),
+                    other.end.min_lsn,
+                    other.end.length,
+                )
+            })
+            .collect();
+        // ... and what was written since: never older than a victim's tombstone, and never hinted.
+        let section = self.section.lock();
+        let since = section.active.as_ref().map_or(0, |active| active.min_lsn);
+        let active = section
+            .active
+            .as_ref()
+            .map(|active| Arc::clone(&active.segment));
+        drop(section);
+        if let Some(active) = active.filter(|_| since > 0) {
+            staying.push((active, since, 0));
+        }
+        let mut keep = Vec::with_capacity(graves.len());
+        let mut undecided: Vec<usize> = Vec::new();
+        for (i, (fingerprint, grave)) in graves.iter().enumerate() {
+            // A newer version is in the index: the tombstone shadows nothing any more.
+            let superseded = self.look_up(fingerprint.lo, &grave.key)?.is_found();
+            keep.push(!superseded && retired);
+            if !superseded && !retired {
+                undecided.push(i);
+            }
+        }
+        let newest = graves.last().map_or(0, |(_, grave)| grave.lsn);
+        let bits = self.index.bits();
+        let mut reasons = Vec::new();
+        for (segment, min_lsn, length) in staying {
+            undecided.retain(|i| !keep[*i]);
+            if min_lsn >= newest || undecided.is_empty() {
+                continue;
+            }
+            let hint = hints::load(
+                &self.fs,
+                &segment.file,
+                &segment.header,
+                length,
+                self.index.bits(),
+                &self.hash_key,
+            )
+            .filter(|hint| hint.covered == length);
+            let mut is_reason = false;
+            for i in &undecided {
+                let (fingerprint, grave) = &graves[*i];
+                if min_lsn < grave.lsn {
+                    keep[*i] = hint
+                        .as_ref()
+                        .is_none_or(|hint| hint.has_older(*fingerprint, bits, grave.lsn));
+                    is_reason |= keep[*i];
+                }
+            }
+            if is_reason {
+                reasons.push(segment.header.id);
+            }
+        }
+        Ok((keep, reasons))
+    }
+
+    /// An output with room for a record of `size` bytes; a new one is made large enough for what is
+    /// expected to be left.
+    fn output_for<'a>(
+        &self,
+        outputs: &'a mut Vec<Output<F>>,
+        size: u64,
+        left: u64,
+    ) -> Result<&'a mut Output<F>> {
+        let room = |output: &Output<F>| {
+            output.offset + size + FOOTER_RECORD_BYTES <= output.fresh.capacity
+        };
+        if !outputs.last().is_some_and(room) {
+            let most = self.config.segment_bytes.unwrap_or(SEGMENT_BYTES_MAX);
+            let wanted = PAGE_BYTES + left.max(size) + FOOTER_RECORD_BYTES;
+            let least = PAGE_BYTES + size + FOOTER_RECORD_BYTES;
+            let capacity = wanted.min(most).max(least).next_multiple_of(4096);
+            let mut fresh = self.with_reserve(Loan::Rest, || {
+                self.create_segment(SegmentKind::Merged, capacity)
+            })?;
+            fresh.map.publish(PAGE_BYTES);
+            outputs.push(Output {
+                fresh,
+                offset: PAGE_BYTES,
+                entries: Vec::new(),
+                expiring: Vec::new(),
+                moved: Vec::new(),
+                end: None,
+                last: None,
+                graves: Graves::default(),
+            });
+        }
+        Ok(outputs
+            .last_mut()
+            .expect("one was pushed if there was none"))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of a record, once")]
+    fn put(
+        &self,
+        output: &mut Output<F>,
+        fingerprint: Fingerprint,
+        draft: &Draft,
+        kind: Kind,
+        lsn: u64,
+        key: &[u8],
+        value: &[u8],
+        old: Option<Word>,
+    ) -> Result<()> {
+        let fresh = &mut output.fresh;
+        let offset = output.offset;
+        let place_key = &fresh.segment.slot.stripes.any().place_key;
+        let (header, extension) = draft.place(place_key, offset, lsn, Framing::Single);
+        let parts = [&header[..], extension, key, value];
+        fresh
+            .segment
+            .file
+            .store(&mut fresh.map, offset, &parts)
+            .map_err(|source| Error::Io {
+                op: "write the merged segment",
+                path: self.fs.path_of(&name::segment(fresh.segment.header.id)),
+                source,
+            })?;
+        let size = draft.size();
+        output.offset += size;
+        fresh.map.publish(output.offset);
+        let mut place = [0u8; 4];
+        place.copy_from_slice(&header[..4]);
+        output.last = Some(LastRecord {
+            offset,
+            place: u32::from_le_bytes(place),
+            lsn,
+            size,
+        });
+        if kind.is_data() {
+            output
+                .entries
+                .push(HintEntry::new(fingerprint, lsn, offset, size, kind));
+            if let Some(old) = old {
+                output.moved.push(Moved {
+                    hash: fingerprint.lo,
+                    old,
+                    offset,
+                    size,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// FOOTER, trim, sync.
+    fn finish_output(&self, output: &mut Output<F>) -> Result<()> {
+        let (records, min_lsn, max_lsn, payload) = summary(&output.entries);
+        let footer = Footer {
+            records: U64::new(records),
+            min_lsn: U64::new(min_lsn),
+            max_lsn: U64::new(max_lsn),
+            payload_bytes: U64::new(payload),
+        };
+        let draft = Draft::new(Kind::Footer, None, &[], footer.as_bytes())
+            .expect("a FOOTER is within the limits");
+        self.put(
+            output,
+            Fingerprint::default(),
+            &draft,
+            Kind::Footer,
+            max_lsn,
+            &[],
+            footer.as_bytes(),
+            None,
+        )?;
+        output.end = Some(End {
+            length: output.offset,
+            end_lsn: max_lsn,
+            min_lsn,
+            max_lsn,
+            records,
+            cut: None,
+        });
+        let segment = &output.fresh.segment;
+        let name = name::segment(segment.header.id);
+        let failed = |op, source| Error::Io {
+            op,
+            path: self.fs.path_of(&name),
+            source,
+        };
+        segment
+            .file
+            .set_len(output.offset)
+            .map_err(|e| failed("trim the merged segment", e))?;
+        segment.sync().map_err(|e| {
+            self.upkeep_failed();
+            failed("sync the merged segment", e)
+        })?;
+        segment.slot.payload.store(payload, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Reads what was written before anything is given up for it.
+    fn read_back(&self, output: &Output<F>) -> Result<()> {
+        let segment = &output.fresh.segment;
+        let id = segment.header.id;
+        let scanned = scan(
+            &segment.file,
+            &segment.header,
+            PAGE_BYTES,
+            output.offset,
+            0,
+            &self.hash_key,
+        )
+        .map_err(|source| Error::Io {
+            op: "read the merged segment back",
+            path: self.fs.path_of(&name::segment(id)),
+            source,
+        })?;
+        let stop = scanned.stop;
+        if stop.offset != output.offset || scanned.entries != output.entries {
+            let reason = stop.reason.unwrap_or(kvs_format::DecodeError::NotBound);
+            return Err(self.corrupt(id, stop.rejected_at, reason));
+        }
+        Ok(())
+    }
+
+    /// Step 4.
+    fn exchange(&self, outputs: &[Output<F>]) {
+        {
+            let mut section = self.section.lock();
+            let mut view = (*section.view).clone();
+            for output in outputs {
+                view = view.with(&output.fresh.segment.slot);
+            }
+            section.view = Arc::new(view);
+            self.index.set_view(&section.view);
+            let mut segments = self.segments.write();
+            for output in outputs {
+                let segment = &output.fresh.segment;
+                segments.insert(segment.header.id, Arc::clone(segment));
+                section
+                    .ends
+                    .extend(output.end.map(|end| (segment.header.id, end)));
+            }
+        }
+        for output in outputs {
+            let slot = &output.fresh.segment.slot;
+            for moved in &output.moved {
+                let new = slot.word(moved.hash, moved.offset);
+                let mut shard = self.index.lock(moved.hash);
+                if shard.replace(moved.old, new) {
+                    shard.view().slot(moved.old).lose(moved.size);
+                    slot.gain(moved.size);
+                }
+            }
+        }
+    }
+
+    /// Steps 5 to 7.
+    fn retire(&self, victims: &[Victim<F>], outputs: &[Output<F>]) -> Result<()> {
+        let bodies: Vec<MergedBody> = outputs
+            .iter()
+            .filter_map(|output| {
+                let header = &output.fresh.segment.header;
+                let end = output.end?;
+                Some(MergedBody {
+                    id: U64::new(header.id),
+                    salt: header.salt,
+                    length: U64::new(end.length),
+                    min_lsn: U64::new(end.min_lsn),
+                    max_lsn: U64::new(end.max_lsn),
+                    records: U64::new(end.records),
+                })
+            })
+            .collect();
+        let ids: Vec<U64> = victims
+            .iter()
+            .map(|victim| U64::new(victim.segment.header.id))
+            .collect();
+        let edited = self.edit(&Edit::Compact {
+            outputs: &bodies,
+            inputs: &ids,
+        });
+        if let Err(error) = edited {
+            self.poison(&mut self.section.lock());
+            return Err(error);
+        }
+        {
+            let mut section = self.section.lock();
+            let mut view = (*section.view).clone();
+            let mut segments = self.segments.write();
+            let mut retired = self.retired.lock();
+            retired.retain(|(map, _)| map.strong_count() > 0);
+            for victim in victims {
+                let id = victim.segment.header.id;
+                view = view.without(&victim.segment.slot);
+                segments.remove(&id);
+                section.ends.remove(&id);
+                let map = &victim.segment.slot.stripes.any().map;
+                retired.push((Arc::downgrade(map), victim.end.length));
+            }
+            drop((segments, retired));
+            section.view = Arc::new(view);
+            self.index.set_view(&section.view);
+            let sum = |of: fn(&crate::engine::segment::Slot) -> u64| {
+                section.view.slots().map(|slot| of(slot)).sum::<u64>()
+            };
+            let payload = sum(|slot| slot.payload.load(Ordering::Relaxed));
+            let live = sum(|slot| slot.live.load(Ordering::Relaxed));
+            section.payload = payload;
+            section.dead = payload.saturating_sub(live);
+        }
+        for victim in victims {
+            let id = victim.segment.header.id;
+            for name in [name::segment(id), name::hint(id)] {
+                match self.fs.unlink(&name) {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                    // The manifest knows that they are retired: opening removes them.
+                    Err(source) => {
+                        return Err(Error::Io {
+                            op: "remove the segment",
+                            path: self.fs.path_of(&name),
+                            source,
+                        });
+                    }
+                }
+            }
+        }
+        self.sync_dir()?;
+        self.edit(&Edit::Forget { ids: &ids })
+    }
+
+    fn write_output_hint(&self, output: Output<F>) {
+        let Some(last) = output.last else {
+            return;
+        };
+        let header = &output.fresh.segment.header;
+        let mut entries = output.entries;
+        let bytes = hints::encode(
+            header,
+            &mut entries,
+            &output.expiring,
+            &last,
+            self.index.bits(),
+            &self.hash_key,
+        );
+        // Best effort: without it the segment is scanned.
+        let _ = hints::write(&self.fs, header.id, &bytes);
+        let _ = output.fresh.map.seal();
+    }
+}

@@ -1,0 +1,151 @@
+//! The compaction thread: one step after the other as long as there is enough garbage.
+//!
+//! Between two pieces of a step it rests as long as it worked, so that it takes at most half of a
+//! core from writers and readers; once garbage grows faster than that it rests no more, and in the
+//! end writers wait for it: a moment every few hundred KiB, without a lock, and never for longer than
+//! [`BRAKE_WAIT`], whatever becomes of the thread.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use crate::engine::compaction::plan::{GARBAGE_BYTES_MIN, Marks, WORTHWHILE_PARTS, best};
+use crate::engine::compaction::step::{Halt, Pace};
+use crate::engine::core::Engine;
+use crate::engine::error::Result;
+use crate::engine::report::CompactProgress;
+use crate::storage::fs::Fs;
+
+/// Garbage that writers may add between two waits.
+const BRAKE_BYTES: u64 = 256 << 10;
+
+/// Longest wait of a writer for one step.
+const BRAKE_WAIT: Duration = Duration::from_millis(10);
+
+/// Longest rest between two pieces.
+const REST_MAX: Duration = Duration::from_millis(20);
+
+/// Tells everybody that the thread is gone, and poisons if it panicked.
+struct Working<'a, F: Fs>(&'a Engine<F>);
+
+impl<F: Fs> Drop for Working<'_, F> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.upkeep_failed();
+        }
+        self.0.background.ended();
+    }
+}
+
+impl<F: Fs> Engine<F> {
+    /// For a writer that holds no lock: makes sure that the thread is at work if there is enough
+    /// garbage, and waits a moment for it if there is far too much. False if there is no thread.
+    pub(super) fn ask_for_compaction(&self) -> bool {
+        let brake = {
+            let mut section = self.section.lock();
+            let marks = Marks::of(section.payload.saturating_sub(section.dead));
+            let dead = section.dead;
+            section.compact_floor = match dead {
+                dead if dead < marks.begin => marks.begin,
+                dead if dead < marks.brake => marks.brake,
+                dead => dead + BRAKE_BYTES,
+            };
+            if dead < marks.begin {
+                return true;
+            }
+            dead >= marks.brake
+        };
+        let asked = self.background.ask(|| {
+            // Ended by closing: until then the thread keeps the engine.
+            let engine = self.me.upgrade().ok_or(std::io::ErrorKind::NotFound)?;
+            std::thread::Builder::new()
+                .name("kvs-compaction".to_owned())
+                .spawn(move || engine.compact_in_background())
+        });
+        if brake {
+            self.background.brake(BRAKE_WAIT);
+        }
+        asked
+    }
+
+    fn compact_in_background(&self) {
+        let _working = Working(self);
+        while self.background.next() {
+            let mut failed = false;
+            while self.background.stop_by().is_none() {
+                match self.step_in_background() {
+                    Ok(true) => self.background.stepped(),
+                    Ok(false) => break,
+                    Err(_) => {
+                        failed = true;
+                        break;
+                    }
+                }
+            }
+            let mut section = self.section.lock();
+            let live = section.payload.saturating_sub(section.dead);
+            let marks = Marks::of(live);
+            section.compact_floor = match section.dead < marks.begin {
+                true => marks.begin,
+                // What is left cannot be given back now: it is in the active segment, damaged, held,
+                // or the disk is full. Worth another look when there is more.
+                false => {
+                    let more = if failed { live / 4 } else { live / 16 };
+                    section.dead + more.max(GARBAGE_BYTES_MIN)
+                }
+            };
+        }
+    }
+
+    /// One step; false if there is nothing worth doing.
+    fn step_in_background(&self) -> Result<bool> {
+        let _one = self.compaction.lock();
+        let last = self.end_of_sealed()?;
+        let (dead, marks) = {
+            let section = self.section.lock();
+            let live = section.payload.saturating_sub(section.dead);
+            (section.dead, Marks::of(live))
+        };
+        if dead < marks.begin || self.check_pinned().is_err() {
+            return Ok(false);
+        }
+        let step = best(&self.loads(last), WORTHWHILE_PARTS, self.step_bytes());
+        if step.is_empty() {
+            return Ok(false);
+        }
+        let mut since = Instant::now();
+        let mut control = |_: &CompactProgress| {
+            if self
+                .background
+                .stop_by()
+                .is_some_and(|by| Instant::now() >= by)
+            {
+                return ControlFlow::Break(());
+            }
+            if self.garbage() < marks.hurry {
+                self.background.rest(since.elapsed().min(REST_MAX));
+            }
+            since = Instant::now();
+            ControlFlow::Continue(())
+        };
+        let mut pace = Pace::new(&mut control);
+        match self.compact_step(&step, last, &mut pace) {
+            // A step that gave nothing back would give nothing the next time.
+            Ok(report) => Ok(report.bytes_after < report.bytes_before),
+            Err(Halt::Cancelled) => Ok(false),
+            Err(Halt::Failed(error)) => Err(error),
+        }
+    }
+
+    fn garbage(&self) -> u64 {
+        self.section.lock().dead
+    }
+
+    /// Ends the thread after its step, or soon after `by`.
+    pub(crate) fn stop_compaction(&self, by: Instant) {
+        if let Some(worker) = self.background.stop(by)
+            && worker.join().is_err()
+        {
+            self.upkeep_failed();
+        }
+    }
+}
