@@ -9,7 +9,8 @@
 //! cut everywhere in the same way, and a second life is lived and cut again.
 //!
 //! `KVS_CRASH_MIXES=n` tries n mixes per cut instead of 64. `KVS_CRASH_NESTED=n` cuts the recovery and
-//! a second life of every n-th image instead of every 64th.
+//! a second life of every n-th image instead of every 64th. `KVS_RESURRECTION=1` tries all 1920 cases of
+//! the bounded suite of removals and compactions instead of every eighth.
 
 use std::collections::HashMap;
 
@@ -309,6 +310,7 @@ fn batches_are_whole() {
     survives_every_cut("batches", Durability::Os, &ops);
 }
 
+/// C-6, C-7, with what came of one compaction in the next.
 #[test]
 fn what_was_removed_stays_removed_through_compaction() {
     let ops = [
@@ -387,6 +389,79 @@ fn no_choice_of_segments_to_compact_brings_a_key_back() {
         }
     }
     println!("all {cases} cases of four writes to two keys");
+}
+
+/// C-2, C-3, C-7: the same histories, all of them durable, and every choice of segments to compact,
+/// then all the others with what came of it: two keys, up to four segments, six operations. The power is
+/// cut behind every call of both compactions, with every subset of the unlinks and other names that may
+/// survive it: whatever is found must be what was there.
+///
+/// Which of the two keys is written first makes no difference, so only one is tried.
+#[test]
+#[expect(clippy::print_stdout, reason = "the numbers are a result of the test")]
+fn no_cut_of_a_compaction_brings_a_key_back() {
+    let every = number("KVS_RESURRECTION", 8).max(1);
+    let (mut all, mut cases, mut images, mut distinct) = (0u64, 0u64, 0u64, 0u64);
+    let options = Setup {
+        durability: Durability::Os,
+        write_path: false,
+        seed: 1,
+    }
+    .options();
+    for history in (0..256usize).filter(|history| history & 2 == 0) {
+        for mask in 1..16u64 {
+            all += 1;
+            if !all.is_multiple_of(every) {
+                continue;
+            }
+            cases += 1;
+            let fs = SimFs::new();
+            let engine = open(fs.clone(), &options, 1).unwrap();
+            for step in 0..4u8 {
+                let write = history >> (2 * step) & 3;
+                let key = [b'k', (write >> 1) as u8];
+                match write & 1 {
+                    0 => engine.set(&key, &[step; 10]).unwrap(),
+                    _ => drop(engine.remove(&key).unwrap()),
+                }
+                engine.rotate_now().unwrap();
+            }
+            engine.flush().unwrap();
+            let expected = pairs(&engine).unwrap();
+            let start = fs.log_len();
+            engine.compact_subset(mask).unwrap();
+            engine.compact_subset(!mask).unwrap();
+            drop(engine);
+            let mut replay = fs.replay();
+            replay.advance_to(start);
+            let mut seen = std::collections::HashSet::new();
+            loop {
+                for survive in replay.survivals(0..0) {
+                    let image = replay.image(survive);
+                    images += 1;
+                    if !seen.insert(image.digest()) {
+                        continue;
+                    }
+                    distinct += 1;
+                    let found = open(SimFs::from_image(&image), &options, 2)
+                        .map_err(|error| error.to_string())
+                        .and_then(|engine| pairs(&engine));
+                    if found.as_ref() != Ok(&expected) {
+                        panic!(
+                            "history {history:08b}, mask {mask:04b}, cut {}, {survive:?}: \
+                             {found:?} instead of {expected:?}\n{}",
+                            replay.cut(),
+                            fs.log_lines()[..replay.cut()].join("\n")
+                        );
+                    }
+                }
+                if !replay.advance() {
+                    break;
+                }
+            }
+        }
+    }
+    println!("{cases} of {all} cases, {images} images, {distinct} of them distinct");
 }
 
 #[test]

@@ -5,19 +5,6 @@ use crate::engine::error::{Error, Result};
 use crate::engine::reserve::Loan;
 use crate::storage::fs::Fs;
 
-/// Bytes of a log segment made in the reserve's room, beyond the record that needs it: enough for a
-/// thousand tombstones, so that most of the reserve stays for compaction.
-pub(crate) const RESCUE_BYTES: u64 = 64 << 10;
-
-/// What room is wanted for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Need {
-    /// Values: not at the price of the reserve.
-    Values,
-    /// Tombstones or compaction: what makes room.
-    Removal,
-}
-
 impl<F: Fs> Engine<F> {
     /// Bytes that the store's segments take up.
     fn stored(section: &Section<F>) -> u64 {

@@ -42,8 +42,8 @@ impl Default for Durability {
 #[non_exhaustive]
 pub enum Compaction {
     /// A thread of the store's own, from garbage of 1/4 of the live bytes on. It works half of the
-    /// time until there is 3/8, then all the time; beyond 1/2, writers wait for it, at most 10
-    /// milliseconds for every 256 KiB. Closing compacts too: [`Options::close_budget`].
+    /// time until there is 3/8, then all the time; beyond 7/16 (and 32 MiB) writers wait for it, at
+    /// most 50 milliseconds for every 256 KiB. Closing compacts too: [`Options::close_budget`].
     #[default]
     Background,
     /// The write that finds more garbage than data, before it returns. No file comes or goes between

@@ -29,6 +29,19 @@ const BYTES_MAX: u64 = 64 << 20;
 /// What of the store it is: as much as one segment, or one step of compaction.
 const STORE_PARTS: u64 = 16;
 
+/// Bytes of a log segment made in the reserve's room, beyond the record that needs it: enough for a
+/// thousand tombstones, so that most of the reserve stays for compaction.
+pub(crate) const RESCUE_BYTES: u64 = 64 << 10;
+
+/// What room is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Values: not at the price of the reserve.
+    Values,
+    /// Tombstones or compaction: what makes room.
+    Removal,
+}
+
 /// How much of the reserve is given away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Loan {

@@ -115,7 +115,7 @@ pub fn best(loads: &[Load], parts: u64, bytes_max: u64) -> Vec<Load> {
 
 /// Amounts of garbage at which something begins to happen, in bytes.
 ///
-/// At 1/2 of the live bytes a store of small pairs, with its hints, its reserve, two segments ahead
+/// Held near 7/16 of the live bytes a store of small pairs, with its hints, its reserve, two segments ahead
 /// and one compaction output, stays below three times its keys and values. With garbage of 3/8 the
 /// best segments are half garbage if keys are overwritten at random (Rosenblum & Ousterhout, 1992,
 /// section 3.5, for cleaning the fullest of evenly used segments): one byte is copied for each that
@@ -136,8 +136,15 @@ impl Marks {
         Self {
             begin: (live / 4).max(GARBAGE_BYTES_MIN),
             hurry: (live / 8 * 3).max(GARBAGE_BYTES_MIN * 8),
-            brake: (live / 2).max(BRAKE_BYTES_MIN),
+            brake: (live / 16 * 7).max(BRAKE_BYTES_MIN),
         }
+    }
+
+    /// How hard writers are braked, in parts of 1000: the more, the further `dead` is beyond the mark;
+    /// all of it at an eighth more.
+    pub fn pressure(&self, dead: u64) -> u64 {
+        let excess = dead.saturating_sub(self.brake);
+        (excess * 1000 / (self.brake / 8)).min(1000)
     }
 }
 
@@ -255,6 +262,9 @@ mod tests {
             let marks = Marks::of(live);
             assert!(marks.begin < marks.hurry && marks.hurry < marks.brake);
             assert!(marks.begin >= GARBAGE_BYTES_MIN);
+            assert_eq!(marks.pressure(marks.brake), 0);
+            assert_eq!(marks.pressure(marks.brake / 16 * 17), 500);
+            assert_eq!(marks.pressure(u64::MAX / 1000), 1000);
         }
         assert!(wanted_to_close(130 << 20, 30 << 20));
         assert!(!wanted_to_close(130 << 20, 20 << 20));

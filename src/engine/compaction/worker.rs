@@ -3,7 +3,7 @@
 //! Between two pieces of a step it rests as long as it worked, so that it takes at most half of a
 //! core from writers and readers; once garbage grows faster than that it rests no more, and in the
 //! end writers wait for it: a moment every few hundred KiB, without a lock, and never for longer than
-//! [`BRAKE_WAIT`], whatever becomes of the thread.
+//! [`BRAKE_WAIT_MAX`], whatever becomes of the thread.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -18,8 +18,11 @@ use crate::storage::fs::Fs;
 /// Garbage that writers may add between two waits.
 const BRAKE_BYTES: u64 = 256 << 10;
 
+/// Longest wait of a writer for one step, as the brake takes hold.
+const BRAKE_WAIT_MIN: Duration = Duration::from_millis(10);
+
 /// Longest wait of a writer for one step.
-const BRAKE_WAIT: Duration = Duration::from_millis(10);
+const BRAKE_WAIT_MAX: Duration = Duration::from_millis(50);
 
 /// Longest rest between two pieces.
 const REST_MAX: Duration = Duration::from_millis(20);
@@ -52,7 +55,9 @@ impl<F: Fs> Engine<F> {
             if dead < marks.begin {
                 return true;
             }
-            dead >= marks.brake
+            let more = BRAKE_WAIT_MAX - BRAKE_WAIT_MIN;
+            let wait = BRAKE_WAIT_MIN + more * marks.pressure(dead) as u32 / 1000;
+            (dead >= marks.brake).then_some(wait)
         };
         let asked = self.background.ask(|| {
             // Ended by closing: until then the thread keeps the engine.
@@ -61,8 +66,8 @@ impl<F: Fs> Engine<F> {
                 .name("kvs-compaction".to_owned())
                 .spawn(move || engine.compact_in_background())
         });
-        if brake {
-            self.background.brake(BRAKE_WAIT);
+        if let Some(most) = brake {
+            self.background.brake(most);
         }
         asked
     }
@@ -147,5 +152,31 @@ impl<F: Fs> Engine<F> {
         {
             self.upkeep_failed();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::config::Config;
+    use crate::engine::error::Error;
+    use crate::engine::options::Options;
+    use crate::storage::real::RealFs;
+
+    #[test]
+    fn a_compaction_thread_that_panics_is_noticed_by_the_next_write() {
+        let config = Config::new(&Options::new());
+        let engine = Engine::open(RealFs::in_memory(), config).unwrap();
+        engine.set(b"k", b"1").unwrap();
+        let panicked = std::thread::scope(|scope| {
+            let worker = scope.spawn(|| {
+                let _working = Working(&engine);
+                panic!("on purpose");
+            });
+            worker.join().is_err()
+        });
+        assert!(panicked);
+        assert!(matches!(engine.set(b"k", b"2"), Err(Error::Poisoned)));
+        assert!(engine.close().is_err());
     }
 }
