@@ -58,7 +58,8 @@ fn after_cut(fs: &SimFs, seed: u64) -> (SimFs, Sim) {
     (fs, store)
 }
 
-/// `keys` values of `len` bytes in segments of their own, all of them then overwritten in the next.
+/// `keys` values of `len` bytes in a segment of their own, all of them overwritten in the next, and
+/// the first of them once more behind that: one segment is all garbage, one in part.
 fn overwritten(store: &Sim, keys: u8, len: usize) {
     for round in 0..2u8 {
         for key in 0..keys {
@@ -66,6 +67,7 @@ fn overwritten(store: &Sim, keys: u8, len: usize) {
         }
         store.rotate_now().unwrap();
     }
+    store.set(&[0], &vec![1; len]).unwrap();
 }
 
 #[test]
