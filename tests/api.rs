@@ -365,7 +365,9 @@ fn a_reader_sees_the_newest_values_and_its_slices_outlive_everything_but_itself(
 fn a_reader_that_has_seen_many_rotations_ends_on_a_small_stack() {
     let small = std::thread::Builder::new().stack_size(64 << 10);
     let reading = || {
-        let options = Options::new().segment_bytes(64 << 10).auto_compact(false);
+        let options = Options::new()
+            .segment_bytes(64 << 10)
+            .compaction(kvs::Compaction::Manual);
         let store = options.open_in_memory().unwrap();
         let reader = store.reader();
         for i in 0..2000u32 {

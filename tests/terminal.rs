@@ -104,7 +104,7 @@ fn store_with_garbage() -> tempfile::TempDir {
     let dir = empty_dir();
     let options = kvs::Options::new()
         .segment_bytes(64 << 10)
-        .auto_compact(false);
+        .compaction(kvs::Compaction::Manual);
     let store = options.open(dir.path()).unwrap();
     for round in 0..3u8 {
         for key in 0..(100 - u32::from(round) * 30) {

@@ -173,7 +173,7 @@ fn a_version_that_has_expired_is_not_taken_for_a_newer_one_in_its_old_place() {
     let options = Options::new()
         .segment_bytes(64 << 10)
         .shard_bits(2)
-        .auto_compact(false);
+        .compaction(kvs::Compaction::Manual);
     let store = testing::open(SimFs::new(), &options, 1).unwrap();
     store.set_expiring(b"k", b"expired", 1).unwrap();
     let mut asked = Vec::new();
