@@ -42,8 +42,8 @@ impl Default for Durability {
 #[non_exhaustive]
 pub enum Compaction {
     /// A thread of the store's own, from garbage of 1/4 of the live bytes on. It works half of the
-    /// time until there is 3/8, then all the time; beyond 7/16 (and 32 MiB) writers wait for it, at
-    /// most 50 milliseconds for every 256 KiB. Closing compacts too: [`Options::close_budget`].
+    /// time until there is 3/8, then all the time; beyond 1/2 (and 32 MiB) writers wait for it, at
+    /// most 25 milliseconds for every 256 KiB. Closing compacts too: [`Options::close_budget`].
     #[default]
     Background,
     /// The write that finds more garbage than data, before it returns. No file comes or goes between
@@ -167,8 +167,8 @@ impl Options {
     }
 
     /// How long [`Store::close`] may compact with [`Compaction::Background`], if more than a fifth of
-    /// the store is garbage. What is done by then stays done. Dropping the last handle never
-    /// compacts. Default: 1 second.
+    /// the store is garbage; a step that has begun may take a quarter longer. What is done by then
+    /// stays done. Dropping the last handle never compacts. Default: 1 second.
     #[must_use]
     pub fn close_budget(mut self, budget: Duration) -> Self {
         self.close_budget = budget;

@@ -126,6 +126,14 @@ impl<F: Fs> Engine<F> {
         }
     }
 
+    /// Closes the store without compacting it.
+    ///
+    /// # Errors
+    /// As [`Engine::close_within`].
+    pub fn close(&self) -> Result<()> {
+        self.close_within(Duration::ZERO).map(|_| ())
+    }
+
     /// Stores a pair that counts as removed from `expires_at` (Unix milliseconds) on.
     ///
     /// # Errors

@@ -604,7 +604,7 @@ impl<F: Fs> Engine<F> {
         let _compaction = self.compaction.lock();
         if !budget.is_zero() {
             let whole;
-            (report.compacted, whole) = self.compact_to_close(by);
+            (report.compacted, whole) = self.compact_to_close(budget, by);
             if !whole {
                 report.undone.push(Undone::Compaction);
             }

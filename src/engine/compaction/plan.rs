@@ -115,7 +115,7 @@ pub fn best(loads: &[Load], parts: u64, bytes_max: u64) -> Vec<Load> {
 
 /// Amounts of garbage at which something begins to happen, in bytes.
 ///
-/// Held near 7/16 of the live bytes a store of small pairs, with its hints, its reserve, two segments ahead
+/// Held near 1/2 of the live bytes a store of small pairs, with its hints, its reserve, two segments ahead
 /// and one compaction output, stays below three times its keys and values. With garbage of 3/8 the
 /// best segments are half garbage if keys are overwritten at random (Rosenblum & Ousterhout, 1992,
 /// section 3.5, for cleaning the fullest of evenly used segments): one byte is copied for each that
@@ -136,7 +136,7 @@ impl Marks {
         Self {
             begin: (live / 4).max(GARBAGE_BYTES_MIN),
             hurry: (live / 8 * 3).max(GARBAGE_BYTES_MIN * 8),
-            brake: (live / 16 * 7).max(BRAKE_BYTES_MIN),
+            brake: (live / 2).max(BRAKE_BYTES_MIN),
         }
     }
 

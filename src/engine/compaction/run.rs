@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::engine::compaction::plan::{
     CLOSING_PARTS, GARBAGE_BYTES_MIN, Load, Mode, best, plan, steps, wanted, wanted_to_close,
@@ -170,10 +170,12 @@ impl<F: Fs> Engine<F> {
         Ok(report)
     }
 
-    /// Compacts until little garbage is left or `by` has come. False if something is left. The caller
-    /// has made sure that nobody else compacts.
-    pub(crate) fn compact_to_close(&self, by: Instant) -> (CompactReport, bool) {
+    /// Compacts until little garbage is left or the time is up; a step that has begun by then may take
+    /// a quarter of the budget longer, so that its work is not in vain. False if something is left. The
+    /// caller has made sure that nobody else compacts.
+    pub(crate) fn compact_to_close(&self, budget: Duration, by: Instant) -> (CompactReport, bool) {
         let mut report = CompactReport::default();
+        let give_up = by + budget / 4;
         let worth = {
             let section = self.section.lock();
             wanted_to_close(section.payload, section.dead)
@@ -184,7 +186,7 @@ impl<F: Fs> Engine<F> {
         if self.check_pinned().is_err() {
             return (report, false);
         }
-        let mut control = |_: &CompactProgress| match Instant::now() < by {
+        let mut control = |_: &CompactProgress| match Instant::now() < give_up {
             true => ControlFlow::Continue(()),
             false => ControlFlow::Break(()),
         };
@@ -196,6 +198,9 @@ impl<F: Fs> Engine<F> {
             let step = best(&self.loads(last), CLOSING_PARTS, self.step_bytes());
             if step.is_empty() {
                 return (report, true);
+            }
+            if Instant::now() >= by {
+                return (report, false);
             }
             match self.compact_step(&step, last, &mut pace) {
                 Ok(done) if done.bytes_after < done.bytes_before => report += done,
