@@ -13,11 +13,14 @@
 //! the bounded suite of removals and compactions instead of every eighth.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use kvs::testing::open;
 use kvs::testing::sim::{Crash, Image, Replay, SimFs, Survive};
 use kvs::{Durability, Options};
-use kvs_model::{Fill, Op, Oracle, Pairs, Runner, Setup, ValueSpec, pairs, run, strays};
+use kvs_model::{
+    Fill, How, Level, Op, Oracle, Pairs, Runner, Setup, ValueSpec, pairs, run, strays,
+};
 
 fn number(name: &str, default: u64) -> u64 {
     let wanted = std::env::var(name).ok();
@@ -55,6 +58,10 @@ fn remove(key: u8) -> Op {
 fn batch(writes: &[(u8, Option<u32>)]) -> Op {
     let writes = writes.iter().map(|(key, len)| (*key, len.map(value)));
     Op::Batch(writes.collect())
+}
+
+fn update(key: u8, how: How) -> Op {
+    Op::Update { key, how }
 }
 
 /// A workload that was run, and everything needed to judge what a cut leaves of it.
@@ -483,6 +490,76 @@ fn a_closed_store_is_opened_again_in_place() {
         set(5, 10),
     ];
     survives_every_cut("reopen", Durability::Os, &ops);
+}
+
+#[test]
+fn of_an_interval_only_what_is_younger_is_lost() {
+    let wait = |ms| Op::Wait { ms };
+    let ops = [
+        set(1, 10),
+        wait(60),
+        set(2, 600),
+        wait(60),
+        // The first is older than its interval of 100 ms: it is durable before this one is written.
+        set(3, 10),
+        batch(&[(1, None), (4, Some(700))]),
+        Op::At(Level::Short),
+        wait(10),
+        set(1, 20),
+        Op::At(Level::Os),
+        wait(60),
+        set(5, 10),
+        Op::Rotate,
+        Op::At(Level::Long),
+        set(5, 900),
+        wait(200),
+        remove(2),
+        set(2, 30),
+    ];
+    let interval = Durability::Interval(Duration::from_millis(100));
+    survives_every_cut("interval", interval, &ops);
+}
+
+#[test]
+fn levels_mix_and_what_survives_is_a_prefix_of_all() {
+    let number = ValueSpec {
+        len: 0,
+        fill: Fill::Number,
+    };
+    let ops = [
+        Op::At(Level::Os),
+        set(1, 600),
+        update(2, How::Add(5)),
+        Op::At(Level::Sync),
+        update(2, How::Add(5)),
+        update(1, How::IfAbsent(value(10))),
+        Op::At(Level::Os),
+        update(1, How::Replace(Some(number))),
+        update(1, How::Add(-7)),
+        Op::Rotate,
+        update(
+            1,
+            How::Swap {
+                equal: true,
+                new: None,
+            },
+        ),
+        Op::At(Level::Short),
+        update(1, How::IfAbsent(value(30))),
+        Op::Wait { ms: 50 },
+        update(
+            1,
+            How::Swap {
+                equal: false,
+                new: Some(value(9)),
+            },
+        ),
+        Op::Compact,
+        update(2, How::Replace(None)),
+        Op::At(Level::Sync),
+        update(3, How::IfAbsent(value(800))),
+    ];
+    survives_every_cut("levels", Durability::Os, &ops);
 }
 
 #[test]

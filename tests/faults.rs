@@ -14,7 +14,7 @@ use std::time::Duration;
 use kvs::testing::open;
 use kvs::testing::sim::{Call, Effect, Errno, Fault, Outcome, SimFs, Survive};
 use kvs::{Durability, Error};
-use kvs_model::{Fill, Op, Runner, Setup, Tally, ValueSpec, pairs};
+use kvs_model::{Fill, How, Level, Op, Runner, Setup, Tally, ValueSpec, pairs};
 
 /// Longer than any trial takes on any machine: then it hangs.
 const HANGS: Duration = Duration::from_secs(120);
@@ -33,10 +33,18 @@ fn set(key: u8, len: u32) -> Op {
     }
 }
 
-fn workload() -> Vec<Op> {
+fn workload(durability: Durability) -> Vec<Op> {
+    let level = match durability {
+        Durability::Sync => Level::Sync,
+        _ => Level::Os,
+    };
     vec![
         set(1, 300),
         set(2, 900),
+        Op::Update {
+            key: 8,
+            how: How::Add(3),
+        },
         Op::Flush,
         Op::Remove { key: 1 },
         Op::Batch(vec![(3, Some(value(700))), (2, None), (4, Some(value(9)))]),
@@ -52,7 +60,20 @@ fn workload() -> Vec<Op> {
         Op::Compact,
         set(2, 50),
         Op::Reopen,
+        Op::At(Level::Short),
         set(6, 10),
+        Op::Wait { ms: 30 },
+        // The interval is over: it syncs first.
+        Op::Update {
+            key: 8,
+            how: How::Replace(Some(value(20))),
+        },
+        Op::Update {
+            key: 8,
+            how: How::IfAbsent(value(5)),
+        },
+        Op::ReadAll,
+        Op::At(level),
         Op::Rotate,
         Op::Remove { key: 6 },
         Op::Flush,
@@ -94,7 +115,7 @@ fn trial(durability: Durability, k: u64, fault: Fault) -> Result<Tally, String> 
     let fs = SimFs::new();
     fs.fail_at(k, fault);
     let mut runner = Runner::over(setup(durability), fs).map_err(|e| e.to_string())?;
-    for op in workload() {
+    for op in workload(durability) {
         runner.apply(&op).map_err(|e| e.to_string())?;
     }
     let end = runner.fs().log_len();
@@ -125,7 +146,7 @@ fn trial(durability: Durability, k: u64, fault: Fault) -> Result<Tally, String> 
 fn every_call_fails(durability: Durability) {
     let fs = SimFs::new();
     let mut runner = Runner::over(setup(durability), fs.clone()).unwrap();
-    for op in workload() {
+    for op in workload(durability) {
         runner.apply(&op).unwrap();
     }
     let calls = fs.calls();

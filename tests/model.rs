@@ -1,11 +1,12 @@
 //! The store against a model of it. Goal: whatever is done to it, in any order, it shows what the
 //! model shows; after a power cut, one of the states that may be left. Method: random operations
-//! (`kvs-model`) on a simulated disk, at both levels of durability. A list that fails is made as
+//! (`kvs-model`) on a simulated disk whose clock moves, beginning at each level of durability. A list that fails is made as
 //! short as can be and printed: pasted into `run`, it fails again.
 //!
-//! `KVS_MODEL_CASES=n` runs n lists per test instead of 256.
+//! `KVS_MODEL_CASES=n` runs n lists per test instead of 170.
 
 use std::cell::Cell;
+use std::time::Duration;
 
 use kvs::Durability;
 use kvs_model::{Op, Setup, Tally, ops, run, setup, shrunk};
@@ -13,7 +14,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 /// Lists of operations per level, and operations in each.
-const CASES: u32 = 256;
+const CASES: u32 = 170;
 const OPS: std::ops::Range<usize> = 200..260;
 
 fn cases() -> u32 {
@@ -57,6 +58,12 @@ fn at_level_os_the_store_is_what_the_model_says() {
 #[test]
 fn at_level_sync_the_store_is_what_the_model_says() {
     compare("Sync", cases(), (ops(OPS), setup(Durability::Sync)));
+}
+
+#[test]
+fn at_level_interval_the_store_is_what_the_model_says() {
+    let interval = Durability::Interval(Duration::from_millis(30));
+    compare("Interval", cases(), (ops(OPS), setup(interval)));
 }
 
 /// What a fuzzer does: any bytes are a list of operations.

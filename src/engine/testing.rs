@@ -13,7 +13,8 @@ use crate::engine::compaction::plan::Mode;
 use crate::engine::config::Config;
 use crate::engine::core::Engine;
 use crate::engine::error::Result;
-use crate::engine::options::Options;
+use crate::engine::options::{Durability, Options};
+use crate::engine::reader::Reader;
 use crate::engine::report::CompactReport;
 use crate::engine::writer::{One, When};
 use crate::storage::fs::{Access, Fs};
@@ -99,6 +100,11 @@ impl<F: Fs> Engine<F> {
         self.close_within(Duration::ZERO).map(|_| ())
     }
 
+    /// [`crate::Store::reader`].
+    pub fn reader(&self) -> Reader<'_, F> {
+        Reader::new(self)
+    }
+
     /// Compacts the i-th of the ended segments if bit i of `mask` is set, and no other.
     ///
     /// # Errors
@@ -139,14 +145,27 @@ impl<F: Fs> Engine<F> {
     /// # Errors
     /// As [`crate::Store::set`].
     pub fn set_expiring(&self, key: &[u8], value: &[u8], expires_at: u64) -> Result<()> {
+        self.set_expiring_at(self.config.durability, key, value, expires_at)
+    }
+
+    /// As [`Engine::set_expiring`], at another level.
+    ///
+    /// # Errors
+    /// As [`crate::Store::set`].
+    pub fn set_expiring_at(
+        &self,
+        level: Durability,
+        key: &[u8],
+        value: &[u8],
+        expires_at: u64,
+    ) -> Result<()> {
         let one = One {
             kind: Kind::Set,
             expires_at: Some(expires_at),
             key,
             value,
         };
-        self.write_one(self.config.durability, one, When::Always)
-            .map(|_| ())
+        self.write_one(level, one, When::Always).map(|_| ())
     }
 
     /// Every key of the index, sorted: what two ways of opening

@@ -52,6 +52,7 @@ pub fn universe_holds(engine: &Arc<Engine<SimFs>>, expected: &Pairs) -> Result<(
             return Err(format!("get_into of key {id} is not what get says"));
         }
     }
+    views_hold(engine, expected).map_err(|e| e.to_string())??;
     if engine.len() < expected.len() as u64 {
         return Err(format!("len() is {} of {}", engine.len(), expected.len()));
     }
@@ -60,6 +61,33 @@ pub fn universe_holds(engine: &Arc<Engine<SimFs>>, expected: &Pairs) -> Result<(
         true => Ok(()),
         false => Err(format!("verify found {:?}", report.damage)),
     }
+}
+
+/// Reads that copy nothing say `expected`, key by key. Inside: what does not.
+///
+/// # Errors
+/// What the store answered instead.
+pub fn views_hold(
+    engine: &Arc<Engine<SimFs>>,
+    expected: &Pairs,
+) -> kvs::Result<Result<(), String>> {
+    // Some keys twice, and more than are looked up together.
+    let keys: Vec<Vec<u8>> = (0..KEYS).chain(5..20).map(key).collect();
+    let together = engine.get_many(&keys)?;
+    let reader = engine.reader();
+    for (i, key) in keys.iter().enumerate() {
+        let want = expected.get(key).map(Vec::as_slice);
+        let views = [
+            ("get", engine.get(key)?.as_deref() == want),
+            ("get_many", together[i].as_deref() == want),
+            ("the reader", reader.get(key)? == want),
+            ("contains_key", engine.contains_key(key)? == want.is_some()),
+        ];
+        if let Some((how, _)) = views.iter().find(|(_, holds)| !holds) {
+            return Ok(Err(format!("{how} says something else of key {i}")));
+        }
+    }
+    Ok(Ok(()))
 }
 
 /// O8, and that reading only changes nothing: opened read-only, with its hints and without, the image

@@ -9,7 +9,7 @@
 //!
 //! | | |
 //! |---|---|
-//! | O1 | what was acknowledged as durable before a cut is there after it |
+//! | O1 | what was acknowledged as durable before a cut is there after it; of level `Interval`, all that was acknowledged an interval before the last that was |
 //! | O2 | a batch is there whole or not at all |
 //! | O3, O4 | no value that was never written, none that is older than the durable one, none that was removed |
 //! | O5 | the state is a prefix of the order of commits, at every level of durability |
@@ -28,7 +28,7 @@ mod runner;
 mod strategy;
 
 pub use check::{Pairs, images_agree, pairs, strays, universe_holds};
-pub use op::{Fill, KEYS, Op, Strike, ValueSpec, key};
+pub use op::{Fill, How, KEYS, Level, Op, Strike, ValueSpec, key};
 pub use oracle::{Oracle, Write};
 pub use runner::{Failure, Runner, Setup, Tally, run, shrunk};
 pub use strategy::{ops, setup};

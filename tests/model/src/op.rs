@@ -1,5 +1,8 @@
 //! What can be done to a store, small enough to be made from a few bytes.
 
+use std::time::Duration;
+
+use kvs::Durability;
 use kvs::testing::sim::{Contents, Effect, Errno, Fault, Survive};
 
 /// How many keys there are.
@@ -24,6 +27,8 @@ pub enum Fill {
     Unique,
     /// Zeros: what lost sectors read as.
     Zero,
+    /// The number of the operation in decimal digits, whatever the length.
+    Number,
     /// Bytes of one of the store's own files, so that whole valid records stand inside a value.
     Forged {
         /// Which file.
@@ -51,6 +56,51 @@ pub struct Strike {
     pub fault: Fault,
 }
 
+/// A level that operations are done at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// [`Durability::Os`].
+    Os,
+    /// [`Durability::Interval`] of 20 milliseconds.
+    Short,
+    /// [`Durability::Interval`] of 100 milliseconds.
+    Long,
+    /// [`Durability::Sync`].
+    Sync,
+}
+
+impl Level {
+    /// As the store calls it.
+    pub fn durability(self) -> Durability {
+        match self {
+            Self::Os => Durability::Os,
+            Self::Short => Durability::Interval(Duration::from_millis(20)),
+            Self::Long => Durability::Interval(Duration::from_millis(100)),
+            Self::Sync => Durability::Sync,
+        }
+    }
+}
+
+/// A read-modify-write of one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// `set_if_absent`.
+    IfAbsent(ValueSpec),
+    /// `compare_and_swap`.
+    Swap {
+        /// The expected value is the one that is there; otherwise it is not.
+        equal: bool,
+        /// The new value; `None` removes.
+        new: Option<ValueSpec>,
+    },
+    /// `fetch_update` that stores or removes.
+    Replace(Option<ValueSpec>),
+    /// `fetch_update` that does nothing.
+    Keep,
+    /// `increment`.
+    Add(i64),
+}
+
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
@@ -75,6 +125,22 @@ pub enum Op {
         /// Number of the key.
         key: u8,
     },
+    /// Reads a key, and writes it accordingly.
+    Update {
+        /// Number of the key.
+        key: u8,
+        /// Which way.
+        how: How,
+    },
+    /// From now on writes are done at this level, whatever the store was opened with.
+    At(Level),
+    /// Time passes.
+    Wait {
+        /// Milliseconds.
+        ms: u8,
+    },
+    /// Reads every key in every way that copies nothing.
+    ReadAll,
     /// Sets and removes at once.
     Batch(Vec<(u8, Option<ValueSpec>)>),
     /// Makes everything durable.
@@ -144,6 +210,7 @@ impl Bytes<'_, '_> {
         };
         let fill = match shape / 16 % 8 {
             0 => Fill::Zero,
+            7 => Fill::Number,
             1 | 2 => Fill::Forged {
                 file: self.u8()?,
                 from: self.u16()?,
@@ -159,7 +226,7 @@ impl Op {
     pub fn decode(bytes: &mut &[u8]) -> Option<Self> {
         let mut bytes = Bytes(bytes);
         let tag = bytes.u8()?;
-        Some(match tag % 64 {
+        Some(match tag % 80 {
             0..=27 => Self::Set {
                 key: bytes.u8()?,
                 value: bytes.value()?,
@@ -208,6 +275,32 @@ impl Op {
                     },
                 },
             },
+            64..=71 => Self::Update {
+                key: bytes.u8()?,
+                how: match bytes.u8()? % 16 {
+                    0..=2 => How::IfAbsent(bytes.value()?),
+                    3..=5 => How::Swap {
+                        equal: tag < 128,
+                        new: Some(bytes.value()?),
+                    },
+                    6 => How::Swap {
+                        equal: tag < 128,
+                        new: None,
+                    },
+                    7..=9 => How::Replace(Some(bytes.value()?)),
+                    10 => How::Replace(None),
+                    11 => How::Keep,
+                    _ => How::Add(i64::from(bytes.u8()?) - 100),
+                },
+            },
+            72..=74 => Self::At(match bytes.u8()? % 4 {
+                0 => Level::Os,
+                1 => Level::Short,
+                2 => Level::Long,
+                _ => Level::Sync,
+            }),
+            75..=78 => Self::Wait { ms: bytes.u8()? },
+            79 => Self::ReadAll,
             59 => Self::DropHint { which: bytes.u8()? },
             60 => Self::DamageHint {
                 which: bytes.u8()?,

@@ -7,6 +7,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use crate::check::Pairs;
 
@@ -31,6 +32,9 @@ pub struct Oracle {
     current: Pairs,
     /// From this place in the record of the disk on, that many commits are durable.
     promises: Vec<(usize, usize)>,
+    /// Commits that have to be durable before others of level `Interval` are acknowledged: from when
+    /// on, and how many.
+    owed: Vec<(Duration, usize)>,
     /// Commits that failed behind the last good one. At most one of them is there.
     doubtful: Vec<Commit>,
     /// Hashes of all pairs ever written.
@@ -74,6 +78,7 @@ impl Oracle {
             states: vec![0],
             current: Pairs::new(),
             promises: vec![(0, 0)],
+            owed: Vec::new(),
             doubtful: Vec::new(),
             written: HashSet::new(),
         }
@@ -125,6 +130,22 @@ impl Oracle {
     /// Everything so far is durable, if the disk is cut behind its first `at` operations or later.
     pub fn promise(&mut self, at: usize) {
         self.promises.push((at, self.commits.len()));
+    }
+
+    /// A write of level `Interval` was acknowledged at the time `now`, when the disk had recorded `at`
+    /// operations: so every earlier one that is as old as its interval is durable. Called before the
+    /// write itself, if it wrote anything, is a commit.
+    pub fn keep_bound(&mut self, now: Duration, at: usize) {
+        let due = self.owed.iter().filter(|(deadline, _)| *deadline <= now);
+        if let Some(n) = due.map(|(_, n)| *n).max() {
+            self.promises.push((at, n));
+            self.owed.retain(|(_, owed)| *owed > n);
+        }
+    }
+
+    /// The last commit has to be durable before others of its level are acknowledged from `deadline` on.
+    pub fn owe(&mut self, deadline: Duration) {
+        self.owed.push((deadline, self.commits.len()));
     }
 
     /// How many commits may have survived a cut behind the first `cut` operations.
@@ -190,6 +211,7 @@ impl Oracle {
         self.current = found.clone();
         self.states = vec![hash_all(found)];
         self.commits.clear();
+        self.owed.clear();
         self.promises = vec![(0, 0)];
         self.doubtful.clear();
     }

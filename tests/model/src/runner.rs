@@ -5,13 +5,15 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use kvs::testing::sim::{Change, Crash, Image, Outcome, SimFs, Survive};
-use kvs::testing::{Access, Engine, Fs, FsFile, open};
-use kvs::{Batch, Compaction, Durability, Error, Options};
+use kvs::testing::{Access, Engine, Fs, FsFile, open, open_by_clock};
+use kvs::{Batch, Compaction, Durability, Error, Options, Update};
 
-use crate::check::{Pairs, images_agree, is_hint, pairs, strays, universe_holds};
-use crate::op::{Fill, Op, ValueSpec, key};
+use crate::check::{Pairs, images_agree, is_hint, pairs, strays, universe_holds, views_hold};
+use crate::op::{Fill, How, Op, ValueSpec, key};
 use crate::oracle::{Oracle, Write};
 
 /// How the store is opened.
@@ -114,9 +116,49 @@ pub fn shrunk(ops: &[Op], setup: &Setup) -> (Vec<Op>, Option<Failure>) {
     (best, failure)
 }
 
+/// What a read-modify-write says.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Done(bool),
+    Old(Option<Vec<u8>>),
+    Sum(i64),
+    NotAnInteger,
+    Overflow,
+}
+
+/// What `increment` is to say of `old`: by the letter, not as the engine does it.
+fn sum(old: Option<&[u8]>, by: i64) -> Result<i64, Answer> {
+    let mut number = 0i128;
+    if let Some(text) = old {
+        let digits = text.strip_prefix(b"-").unwrap_or(text);
+        let is_number = match digits {
+            [b'0'] => digits.len() == text.len(),
+            [b'1'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit) && rest.len() < 19,
+            _ => false,
+        };
+        if !is_number {
+            return Err(Answer::NotAnInteger);
+        }
+        for digit in digits {
+            number = number * 10 + i128::from(digit - b'0');
+        }
+        if digits.len() < text.len() {
+            number = -number;
+        }
+        if i64::try_from(number).is_err() {
+            return Err(Answer::NotAnInteger);
+        }
+    }
+    i64::try_from(number + i128::from(by)).map_err(|_| Answer::Overflow)
+}
+
 /// A store, its disk, and the oracle.
 pub struct Runner {
     setup: Setup,
+    /// At which writes are done.
+    level: Durability,
+    /// Milliseconds.
+    clock: Arc<AtomicU64>,
     fs: SimFs,
     engine: Option<Arc<Engine<SimFs>>>,
     oracle: Oracle,
@@ -147,6 +189,8 @@ impl Runner {
     pub fn over(setup: Setup, fs: SimFs) -> Result<Self, Failure> {
         let mut runner = Self {
             setup,
+            level: setup.durability,
+            clock: Arc::default(),
             fs,
             engine: None,
             oracle: Oracle::new(),
@@ -205,7 +249,8 @@ impl Runner {
             Op::Set { key: id, value } => {
                 let (key, value) = (key(*id), self.value(*value));
                 let write = vec![(key.clone(), Some(value.clone()))];
-                self.write(write, |engine| engine.set(&key, &value))
+                let level = self.level;
+                self.write(write, |engine| engine.set_at(level, &key, &value))
             }
             Op::SetExpiring {
                 key: id,
@@ -215,15 +260,19 @@ impl Runner {
                 let (key, value) = (key(*id), self.value(*value));
                 let at = if *past { 1 } else { u64::MAX };
                 let write = vec![(key.clone(), (!past).then(|| value.clone()))];
-                self.write(write, |engine| engine.set_expiring(&key, &value, at))
+                let level = self.level;
+                self.write(write, |engine| {
+                    engine.set_expiring_at(level, &key, &value, at)
+                })
             }
             Op::Remove { key: id } => {
                 let key = key(*id);
                 let there = self.oracle.current().contains_key(&key);
                 let mut answer = there;
                 let write = vec![(key.clone(), None)];
+                let level = self.level;
                 self.write(write, |engine| {
-                    engine.remove(&key).map(|found| answer = found)
+                    engine.remove_at(level, &key).map(|found| answer = found)
                 })?;
                 match answer == there {
                     true => Ok(()),
@@ -241,7 +290,25 @@ impl Runner {
                     };
                     told.push((key, value));
                 }
-                self.write(told, |engine| engine.write(&batch))
+                let level = self.level;
+                self.write(told, |engine| engine.write_at(level, &batch))
+            }
+            Op::Update { key: id, how } => self.update(key(*id), *how),
+            Op::At(level) => {
+                self.level = level.durability();
+                Ok(())
+            }
+            Op::Wait { ms } => {
+                self.clock.fetch_add(u64::from(*ms), Ordering::Relaxed);
+                Ok(())
+            }
+            Op::ReadAll => {
+                self.note_calls();
+                match views_hold(self.engine(), self.oracle.current()) {
+                    Ok(held) => held,
+                    Err(Error::Poisoned) if self.troubled => Ok(()),
+                    Err(error) => Err(error.to_string()),
+                }
             }
             Op::Flush => self.promise(|engine| engine.flush()),
             Op::Rotate => self.effectless(|engine| engine.rotate_now()).map(|_| ()),
@@ -292,12 +359,82 @@ impl Runner {
         }
     }
 
+    /// Does one, and compares its answer with what the oracle makes of the key.
+    fn update(&mut self, key: Vec<u8>, how: How) -> Result<(), String> {
+        let old = self.oracle.current().get(&key).cloned();
+        let level = self.level;
+        // What it is to answer, and to write if anything.
+        let (answer, new): (Answer, Option<Option<Vec<u8>>>) = match how {
+            How::IfAbsent(value) => {
+                let new = Some(self.value(value)).filter(|_| old.is_none());
+                (Answer::Done(old.is_none()), new.map(Some))
+            }
+            How::Swap { equal, new } => {
+                let new = new.map(|value| self.value(value));
+                let nothing = old.is_none() && new.is_none();
+                (Answer::Done(equal), (equal && !nothing).then_some(new))
+            }
+            How::Replace(new) => {
+                let new = new.map(|value| self.value(value));
+                let nothing = old.is_none() && new.is_none();
+                (Answer::Old(old.clone()), (!nothing).then_some(new))
+            }
+            How::Keep => (Answer::Old(old.clone()), None),
+            How::Add(by) => match sum(old.as_deref(), by) {
+                Ok(sum) => (Answer::Sum(sum), Some(Some(sum.to_string().into_bytes()))),
+                Err(answer) => (answer, None),
+            },
+        };
+        let write = new.clone().map(|new| (key.clone(), new));
+        let mut said = None;
+        self.write(write.into_iter().collect(), |engine| {
+            let wanted = new.flatten();
+            let answered = match how {
+                How::IfAbsent(_) => {
+                    let value = wanted.unwrap_or_default();
+                    engine.set_if_absent(level, &key, &value).map(Answer::Done)
+                }
+                How::Swap { equal, new } => {
+                    let other = [old.as_deref().unwrap_or(&[]), b"!"].concat();
+                    let expected = if equal {
+                        old.as_deref()
+                    } else {
+                        Some(&other[..])
+                    };
+                    let new = new.and(Some(wanted.as_deref().unwrap_or(&[])));
+                    let swapped = engine.compare_and_swap(level, &key, expected, new);
+                    swapped.map(Answer::Done)
+                }
+                How::Replace(_) | How::Keep => {
+                    let update = |_: Option<&[u8]>| match (how, &wanted) {
+                        (How::Keep, _) => Update::Keep,
+                        (_, Some(new)) => Update::Set(new.clone()),
+                        (_, None) => Update::Remove,
+                    };
+                    let old = engine.fetch_update(level, &key, update);
+                    old.map(|old| Answer::Old(old.map(|value| value.to_vec())))
+                }
+                How::Add(by) => match engine.increment(level, &key, by) {
+                    Err(Error::NotAnInteger) => Ok(Answer::NotAnInteger),
+                    Err(Error::Overflow) => Ok(Answer::Overflow),
+                    sum => sum.map(Answer::Sum),
+                },
+            };
+            answered.map(|answer| said = Some(answer))
+        })?;
+        match said.is_none_or(|said| said == answer) {
+            true => self.look_at(&key),
+            false => Err("it answered something else".to_owned()),
+        }
+    }
+
     /// The bytes of the next value.
     fn value(&mut self, spec: ValueSpec) -> Vec<u8> {
         self.sequence += 1;
         let len = spec.len as usize;
         match spec.fill {
             Fill::Zero => vec![0; len],
+            Fill::Number => self.sequence.to_string().into_bytes(),
             Fill::Unique => {
                 let mut bytes = self.sequence.to_be_bytes().repeat(len / 8 + 1);
                 bytes.truncate(len);
@@ -377,6 +514,10 @@ impl Runner {
         new
     }
 
+    fn now(&self) -> Duration {
+        Duration::from_millis(self.clock.load(Ordering::Relaxed))
+    }
+
     /// Something that writes pairs.
     fn write(
         &mut self,
@@ -385,7 +526,7 @@ impl Runner {
     ) -> Result<(), String> {
         let keys: BTreeSet<Vec<u8>> = writes.iter().map(|(key, _)| key.clone()).collect();
         let begun = self.fs.log_len();
-        let sync = self.setup.durability == Durability::Sync;
+        let sync = self.level == Durability::Sync;
         let was_refusing = self.sync_failed;
         let result = act(self.engine());
         let failed_now = self.failed_syncs();
@@ -397,17 +538,23 @@ impl Runner {
             Ok(()) if sync && failed_now => {
                 return Err("it acknowledged a write whose sync failed".to_owned());
             }
-            // Removing what is not there, or a batch of nothing.
-            Ok(()) if !wrote => {}
+            // Removing what is not there, a batch of nothing, an update that does nothing.
+            Ok(()) if !wrote || writes.is_empty() => {}
             Ok(()) => {
+                if let Durability::Interval(_) = self.level {
+                    self.oracle.keep_bound(self.now(), self.fs.log_len());
+                }
                 self.oracle.commit(begun, writes);
+                if let Durability::Interval(interval) = self.level {
+                    self.oracle.owe(self.now() + interval);
+                }
                 if sync {
                     self.oracle.promise(self.fs.log_len());
                 }
             }
             Err(error) => {
                 self.excused(&error)?;
-                if matches!(error, Error::Io { .. }) {
+                if matches!(error, Error::Io { .. }) && !writes.is_empty() {
                     self.oracle.doubt(begun, writes);
                 }
             }
@@ -531,7 +678,9 @@ impl Runner {
         self.tally.opens += 1;
         // Salts of two lives must differ, those of two runs must not.
         let seed = self.setup.seed.wrapping_mul(1 << 40) + (self.tally.opens << 16);
-        open(self.fs.clone(), options, seed)
+        let clock = Arc::clone(&self.clock);
+        let now = move || Duration::from_millis(clock.load(Ordering::Relaxed));
+        open_by_clock(self.fs.clone(), options, seed, now)
     }
 
     /// Goes on with what a cut behind the first `cut` recorded operations left.

@@ -6,7 +6,7 @@ use kvs::testing::sim::{Contents, Effect, Errno, Fault, Survive};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::op::{Fill, Op, Strike, ValueSpec};
+use crate::op::{Fill, How, Level, Op, Strike, ValueSpec};
 use crate::runner::Setup;
 
 fn key_id() -> impl Strategy<Value = u8> {
@@ -27,6 +27,7 @@ fn value() -> impl Strategy<Value = ValueSpec> {
     let fill = prop_oneof![
         10 => Just(Fill::Unique),
         1 => Just(Fill::Zero),
+        1 => Just(Fill::Number),
         1 => (any::<u8>(), any::<u16>()).prop_map(|(file, from)| Fill::Forged { file, from }),
     ];
     let common = (len, fill).prop_map(|(len, fill)| ValueSpec { len, fill });
@@ -62,13 +63,45 @@ fn strike() -> impl Strategy<Value = Strike> {
     })
 }
 
+fn how() -> impl Strategy<Value = How> {
+    let maybe = || proptest::option::weighted(0.8, value());
+    let swap = (any::<bool>(), maybe()).prop_map(|(equal, new)| How::Swap { equal, new });
+    prop_oneof![
+        3 => value().prop_map(How::IfAbsent),
+        3 => swap,
+        3 => maybe().prop_map(How::Replace),
+        1 => Just(How::Keep),
+        1 => (-5i64..100).prop_map(How::Add),
+    ]
+}
+
+fn level() -> impl Strategy<Value = Level> {
+    prop_oneof![
+        Just(Level::Os),
+        Just(Level::Short),
+        Just(Level::Long),
+        Just(Level::Sync),
+    ]
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let set = (key_id(), value()).prop_map(|(key, value)| Op::Set { key, value });
     let expiring = (key_id(), value(), any::<bool>())
         .prop_map(|(key, value, past)| Op::SetExpiring { key, value, past });
     let one = (key_id(), proptest::option::weighted(0.7, value()));
+    let update = (key_id(), how()).prop_map(|(key, how)| Op::Update { key, how });
+    // Mostly of keys that little else is done to.
+    let add = (20u8..24, -5i64..100).prop_map(|(key, by)| Op::Update {
+        key,
+        how: How::Add(by),
+    });
     prop_oneof![
-        80 => set,
+        60 => set,
+        20 => update,
+        8 => add,
+        5 => level().prop_map(Op::At),
+        12 => (0u8..60).prop_map(|ms| Op::Wait { ms }),
+        2 => Just(Op::ReadAll),
         6 => expiring,
         24 => key_id().prop_map(|key| Op::Remove { key }),
         14 => vec(one, 0..6).prop_map(Op::Batch),
