@@ -6,6 +6,7 @@ mod engine;
 mod engines;
 mod index;
 mod storage;
+mod sync;
 
 pub use engine::batch::Batch;
 pub use engine::error::{Error, Result};

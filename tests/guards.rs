@@ -253,7 +253,10 @@ fn what_was_given_out_outlives_everything_in_memory() {
 
 #[test]
 fn the_last_guard_gives_the_space_back() {
-    let store = options().auto_compact(false).open_in_memory().unwrap();
+    let store = options()
+        .compaction(kvs::Compaction::Manual)
+        .open_in_memory()
+        .unwrap();
     for id in 0..KEYS {
         store.set(key(id), value(id, 1)).unwrap();
     }

@@ -23,9 +23,10 @@ const LINES_MAX: usize = 1000;
 
 /// What each part of `src/` may name. `""` is the public face in `lib.rs`.
 const LAYERS: Layers<'static> = &[
-    ("storage", &[]),
-    ("index", &["storage"]),
-    ("engine", &["index", "storage"]),
+    ("sync", &[]),
+    ("storage", &["sync"]),
+    ("index", &["storage", "sync"]),
+    ("engine", &["index", "storage", "sync"]),
     ("engines", &["", "engine"]),
     ("thread_pool", &[]),
     ("protocol", &[]),

@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use crate::sync::{Mutex, RwLock};
 use kvs_format::hash::{Fingerprint, HashKey};
-use parking_lot::{Mutex, RwLock};
 
 use crate::engine::catalog::{End, LogEnd, Manifest};
 use crate::engine::compaction::state::Background;

@@ -1,9 +1,9 @@
 //! Until when writes of the level `Interval` must be durable.
 
-use std::thread::JoinHandle;
+use crate::sync::thread::JoinHandle;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 
 #[derive(Debug, Default)]
 pub(crate) struct State {

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use parking_lot::MutexGuard;
+use crate::sync::MutexGuard;
 
 use crate::engine::core::{Engine, Section};
 use crate::engine::deadlines::Deadlines;
@@ -86,7 +86,7 @@ impl<F: Fs> Engine<F> {
             && !state.stop
             && let Some(engine) = self.me.upgrade()
         {
-            state.worker = std::thread::Builder::new()
+            state.worker = crate::sync::thread::Builder::new()
                 .name("kvs-interval".to_owned())
                 .spawn(move || engine.sync_when_due())
                 .ok();

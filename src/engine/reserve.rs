@@ -12,8 +12,8 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::sync::Mutex;
 use kvs_format::name;
-use parking_lot::Mutex;
 
 use crate::storage::fs::{Access, Fs, FsFile};
 

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use crate::sync::Mutex;
 use kvs_format::segment::{HEADER_BYTES, SegmentHeader};
-use parking_lot::Mutex;
 
 use crate::storage::error::{Result, StorageError};
 use crate::storage::fs::{Fs, FsFile};

@@ -1,11 +1,11 @@
 //! What is to be done beside the writers, and whether it could be.
 
+use crate::sync::thread::JoinHandle;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 
 use crate::engine::catalog::End;
 use crate::engine::segment::Segment;

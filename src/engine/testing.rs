@@ -41,9 +41,33 @@ pub fn open_by_clock<F: Fs>(
     seed: u64,
     clock: impl Fn() -> Duration + Send + Sync + 'static,
 ) -> Result<Arc<Engine<F>>> {
+    open_engine(fs, options, seed, clock, false)
+}
+
+/// As [`open_by_clock`], with the threads that a store has: what is sealed, prepared or synced beside
+/// the writers is done whenever the scheduler likes.
+///
+/// # Errors
+/// As [`Options::open`].
+pub fn open_with_threads<F: Fs>(
+    fs: F,
+    options: &Options,
+    seed: u64,
+    clock: impl Fn() -> Duration + Send + Sync + 'static,
+) -> Result<Arc<Engine<F>>> {
+    open_engine(fs, options, seed, clock, true)
+}
+
+fn open_engine<F: Fs>(
+    fs: F,
+    options: &Options,
+    seed: u64,
+    clock: impl Fn() -> Duration + Send + Sync + 'static,
+    threads: bool,
+) -> Result<Arc<Engine<F>>> {
     options.check()?;
     let mut config = Config::new(options);
-    config.threads = false;
+    config.threads = threads;
     config.clock = Arc::new(clock);
     let counter = AtomicU64::new(seed);
     config.entropy = Arc::new(move || {
@@ -130,14 +154,6 @@ impl<F: Fs> Engine<F> {
             true => self.rotate(&mut section, 0),
             false => Ok(()),
         }
-    }
-
-    /// Closes the store without compacting it.
-    ///
-    /// # Errors
-    /// As [`Engine::close_within`].
-    pub fn close(&self) -> Result<()> {
-        self.close_within(Duration::ZERO).map(|_| ())
     }
 
     /// Stores a pair that counts as removed from `expires_at` (Unix milliseconds) on.

@@ -505,7 +505,7 @@ impl<F: Fs> Engine<F> {
         if state.worker.is_none()
             && let Some(engine) = self.me.upgrade()
         {
-            let spawned = std::thread::Builder::new()
+            let spawned = crate::sync::thread::Builder::new()
                 .name("kvs-upkeep".to_owned())
                 .spawn(move || engine.work());
             match spawned {

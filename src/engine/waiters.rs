@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, thread};
 
 use crate::engine::error::{Error, Result};
 
@@ -88,7 +88,11 @@ impl Seat {
     /// The calling thread's, with nothing told yet.
     fn mine() -> Arc<Self> {
         // A store may be dropped by a thread that is already ending.
-        let seat = SEAT.try_with(Arc::clone).unwrap_or_default();
+        // Chosen schedules run all threads on one.
+        let seat = match cfg!(kvs_shuttle) {
+            true => Arc::default(),
+            false => SEAT.try_with(Arc::clone).unwrap_or_default(),
+        };
         *seat.told.lock() = WAIT;
         seat
     }
@@ -208,7 +212,7 @@ impl Commit {
         }
         let started = Instant::now();
         while self.queued.load(Ordering::Relaxed) < others && started.elapsed() < patience {
-            std::thread::yield_now();
+            thread::yield_now();
         }
     }
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::sync::{RwLock, RwLockWriteGuard};
 use hashbrown::HashTable;
 use kvs_format::hash::shard_of;
-use parking_lot::RwLock;
 
 use crate::storage::location::{Word, hash_bits, table_hash};
 
@@ -49,7 +49,7 @@ impl<V> Clone for ShardSnapshot<V> {
 
 /// A shard locked for a change.
 pub struct ShardMut<'a, V> {
-    shard: parking_lot::RwLockWriteGuard<'a, Shard<V>>,
+    shard: RwLockWriteGuard<'a, Shard<V>>,
     len: &'a AtomicU64,
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 use crate::storage::location::{WINDOW_BYTES, WINDOWS_MAX};
 
