@@ -13,6 +13,7 @@
 //! is printed and can be run again with `shuttle::replay`.
 #![cfg(kvs_shuttle)]
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -48,7 +49,7 @@ fn in_any_order(scenario: fn()) {
 fn options() -> Options {
     Options::new()
         .segment_bytes(64 << 10)
-        .shard_bits(0)
+        .shard_bits(2)
         .compaction(kvs::Compaction::Manual)
 }
 
@@ -67,6 +68,13 @@ fn after_power_cut(fs: &SimFs) -> Store {
 
 fn get(store: &Store, key: &[u8]) -> Option<Vec<u8>> {
     store.get(key).unwrap().map(|value| value.to_vec())
+}
+
+fn pairs(store: &Store) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let pairs = store.pairs().unwrap().map(Result::unwrap);
+    pairs
+        .map(|(key, value)| (key.to_vec(), value.to_vec()))
+        .collect()
 }
 
 fn spawn(act: impl FnOnce() + Send + 'static) -> thread::JoinHandle<()> {
@@ -123,11 +131,12 @@ fn no_answer_rests_on_what_a_power_cut_takes_back() {
         };
         let absent = {
             let (fs, store) = (fs.clone(), store.clone());
-            spawn(move || {
-                if !store.set_if_absent(SYNC, b"k", b"mine").unwrap() {
-                    assert!(get(&after_power_cut(&fs), b"k").is_some());
-                }
-            })
+            spawn(
+                move || match store.set_if_absent(SYNC, b"k", b"absent").unwrap() {
+                    true => assert_ne!(get(&store, b"k"), Some(b"mine".to_vec())),
+                    false => assert!(get(&after_power_cut(&fs), b"k").is_some()),
+                },
+            )
         };
         let update = {
             let (fs, store) = (fs.clone(), store.clone());
@@ -152,12 +161,12 @@ fn a_write_of_a_lower_level_does_not_overtake_a_pending_one() {
     in_any_order(|| {
         let fs = SimFs::new();
         let store = open(&fs);
-        let writers = [SYNC, OS, SYNC].map(|level| {
+        let writers = [(0, SYNC), (1, OS), (2, SYNC)].map(|(t, level)| {
             let store = store.clone();
             spawn(move || {
                 store.increment(level, b"n", 1).unwrap();
                 let mut batch = Batch::new();
-                batch.set("a", "1").set("b", "1");
+                batch.set("a", [t]).set("b", [t]);
                 store.write_at(level, &batch).unwrap();
             })
         });
@@ -169,19 +178,22 @@ fn a_write_of_a_lower_level_does_not_overtake_a_pending_one() {
                     let seen = get(&store, b"n").map_or(0, |text| text[0] - b'0');
                     assert!(seen >= last, "it was {last} and is {seen}");
                     last = seen;
-                    if get(&store, b"b").is_some() {
-                        assert!(get(&store, b"a").is_some(), "half a batch");
+                    for [one, other] in [[b"a", b"b"], [b"b", b"a"]] {
+                        if get(&store, one).is_some() {
+                            assert!(get(&store, other).is_some(), "half a batch");
+                        }
                     }
-                    let pairs = store.pairs().unwrap().map(|pair| pair.unwrap().0);
-                    let letters = pairs.filter(|key| **key == *b"a" || **key == *b"b");
-                    assert_ne!(letters.count(), 1, "half a batch");
+                    let mut pairs = pairs(&store);
+                    assert_eq!(pairs.remove(&b"a"[..]), pairs.remove(&b"b"[..]));
                 }
             })
         };
         join(writers);
         join([reader]);
-        assert_eq!(get(&store, b"n"), Some(b"3".to_vec()));
+        let shown = pairs(&store);
+        assert_eq!(shown[&b"n"[..]], b"3");
         store.close().unwrap();
+        assert_eq!(pairs(&after_power_cut(&fs)), shown, "as the log has it");
     });
 }
 
