@@ -6,7 +6,7 @@
 
 use kvs::testing::sim::{Call, Errno, Fault, SimFs};
 use kvs::testing::{self, Fs};
-use kvs::{Durability, Error, Options};
+use kvs::{Durability, Error, Options, Update};
 
 fn options() -> Options {
     Options::new().segment_bytes(64 << 10).shard_bits(2)
@@ -63,6 +63,25 @@ fn reads_refuse_undurable_keys_even_if_nobody_writes_after_the_failure() {
     );
     assert!(matches!(store.get(b"new"), Err(Error::Poisoned)));
     assert_eq!(store.get(b"old").unwrap().unwrap(), b"1");
+    // So does every other way of reading.
+    let (reader, mut copy) = (store.reader(), Vec::new());
+    assert!(matches!(reader.get(b"new"), Err(Error::Poisoned)));
+    assert_eq!(reader.get(b"old").unwrap().unwrap(), b"1");
+    assert!(matches!(
+        store.get_many(&["old", "new"]),
+        Err(Error::Poisoned)
+    ));
+    assert_eq!(store.get_many(&["old"]).unwrap().len(), 1);
+    assert!(matches!(store.contains_key(b"new"), Err(Error::Poisoned)));
+    assert!(matches!(
+        store.get_into(b"new", &mut copy),
+        Err(Error::Poisoned)
+    ));
+    let keep = |_: Option<&[u8]>| Update::Keep;
+    assert!(matches!(
+        store.fetch_update(Durability::Os, b"new", keep),
+        Err(Error::Poisoned)
+    ));
     assert!(matches!(store.flush(), Err(Error::Poisoned)));
 }
 

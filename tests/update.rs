@@ -166,6 +166,25 @@ fn no_increment_is_lost_between_writers_of_all_levels() {
     assert_eq!(sum(&store), total.load(Ordering::Relaxed));
 }
 
+#[test]
+fn an_increment_keeps_when_the_key_expires_and_an_update_does_not() {
+    let options = Options::new().segment_bytes(64 << 10);
+    let store = testing::open(SimFs::new(), &options, 1).unwrap();
+    let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let soon = unix.unwrap().as_millis() as u64 + 2_000;
+    for key in [b"kept", b"lost"] {
+        store.set_expiring(key, b"5", soon).unwrap();
+    }
+    assert_eq!(store.increment(Durability::Os, b"kept", 1).unwrap(), 6);
+    store
+        .fetch_update(Durability::Os, b"lost", |_| Update::Set(b"6".to_vec()))
+        .unwrap();
+    assert_eq!(store.get(b"kept").unwrap().unwrap(), b"6");
+    std::thread::sleep(Duration::from_millis(2_100));
+    assert!(store.get(b"kept").unwrap().is_none());
+    assert_eq!(store.get(b"lost").unwrap().unwrap(), b"6");
+}
+
 /// An index word says where a record is, not which. While one that was seen is to be compared with
 /// the current one, its place must not be given to another record, expired or not.
 #[test]
