@@ -6,6 +6,7 @@ mod engine;
 mod engines;
 mod index;
 mod storage;
+pub mod thread_pool;
 
 pub use engine::batch::Batch;
 pub use engine::error::{Error, Result};
@@ -16,7 +17,7 @@ pub use engine::report::{
 };
 pub use engine::value::{Key, Value};
 pub use engine::{Iter, Keys, Prefix, Store};
-pub use engines::KvStore;
+pub use engines::{KvStore, KvsEngine};
 
 #[cfg(feature = "testing")]
 #[doc(hidden)]

@@ -27,7 +27,7 @@ const LAYERS: Layers<'static> = &[
     ("index", &["storage"]),
     ("engine", &["index", "storage"]),
     ("engines", &["", "engine"]),
-    ("thread_pool", &[]),
+    ("thread_pool", &[""]),
     ("protocol", &[]),
     ("server", &["", "engines", "protocol", "thread_pool"]),
     ("client", &["", "protocol"]),

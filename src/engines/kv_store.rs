@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::engines::kvs_engine::KvsEngine;
 use crate::{Error, Result, Store};
 
 /// A persistent map from `String` to `String`, with the signatures of the PingCAP course.
@@ -82,5 +83,19 @@ impl KvStore {
         } else {
             Err(Error::KeyNotFound)
         }
+    }
+}
+
+impl KvsEngine for KvStore {
+    fn set(&self, key: String, value: String) -> Result<()> {
+        Self::set(self, key, value)
+    }
+
+    fn get(&self, key: String) -> Result<Option<String>> {
+        Self::get(self, key)
+    }
+
+    fn remove(&self, key: String) -> Result<()> {
+        Self::remove(self, key)
     }
 }

@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | 1, the Rust toolbox | a command line and an in-memory `KvStore` | `src/bin/kvs`, [`KvStore`] over [`Options::open_in_memory`](crate::Options::open_in_memory) |
 //! | 2, log-structured file I/O | `KvStore::open`, `Result`, compaction | [`KvStore`] over [`Store`](crate::Store) |
+//! | 4, concurrency and parallelism | `trait KvsEngine` shared by threads, thread pools | [`KvsEngine`], [`thread_pool`](crate::thread_pool) |
 //!
 //! The engine speaks bytes, the course speaks `String`: everything in this module is a thin
 //! adapter, with no state and no file of its own, so the course's guarantees are the engine's.
@@ -13,5 +14,7 @@
 //! Elsewhere: what the store promises (`engine`), the course's own suites (`tests/course.rs`).
 
 mod kv_store;
+mod kvs_engine;
 
 pub use kv_store::KvStore;
+pub use kvs_engine::KvsEngine;
