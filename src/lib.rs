@@ -5,6 +5,7 @@
 mod engine;
 mod engines;
 mod index;
+pub mod protocol;
 mod storage;
 pub mod thread_pool;
 
