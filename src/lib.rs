@@ -3,7 +3,7 @@
 #![warn(missing_docs)]
 
 mod engine;
-mod engines;
+pub mod engines;
 mod index;
 pub mod protocol;
 mod storage;
@@ -18,6 +18,8 @@ pub use engine::report::{
 };
 pub use engine::value::{Key, Value};
 pub use engine::{Iter, Keys, Prefix, Store};
+#[cfg(feature = "sled")]
+pub use engines::SledKvsEngine;
 pub use engines::{KvStore, KvsEngine};
 
 #[cfg(feature = "testing")]
