@@ -2,13 +2,16 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod client;
 mod engine;
 pub mod engines;
 mod index;
 pub mod protocol;
+pub mod server;
 mod storage;
 pub mod thread_pool;
 
+pub use client::KvsClient;
 pub use engine::batch::Batch;
 pub use engine::error::{Error, Result};
 pub use engine::options::{Durability, Options, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
@@ -21,6 +24,7 @@ pub use engine::{Iter, Keys, Prefix, Store};
 #[cfg(feature = "sled")]
 pub use engines::SledKvsEngine;
 pub use engines::{KvStore, KvsEngine};
+pub use server::KvsServer;
 
 #[cfg(feature = "testing")]
 #[doc(hidden)]

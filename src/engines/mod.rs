@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | 1, the Rust toolbox | a command line and an in-memory `KvStore` | `src/bin/kvs`, [`KvStore`] over [`Options::open_in_memory`](crate::Options::open_in_memory) |
 //! | 2, log-structured file I/O | `KvStore::open`, `Result`, compaction | [`KvStore`] over [`Store`](crate::Store) |
-//! | 3, networking | a server over any engine, `sled` as another one | [`Engine`], `SledKvsEngine` |
+//! | 3, networking | a server over any engine, `sled` as another one | [`Engine`], `SledKvsEngine`, [`server`](crate::server) |
 //! | 4, concurrency and parallelism | `trait KvsEngine` shared by threads, thread pools | [`KvsEngine`], [`thread_pool`](crate::thread_pool) |
 //!
 //! The engine speaks bytes, the course speaks `String`: everything in this module is a thin

@@ -33,6 +33,6 @@ pub use decode::{DecodeStep, ReplyDecoder};
 pub use error::ProtocolError;
 pub use output::Output;
 pub use reply::{Reply, Text, Version};
-pub use request::{Limits, RequestParser, Step};
+pub use request::{Limits, RequestParser, Step, encode_request};
 
 pub use number::{float, integer};

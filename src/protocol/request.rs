@@ -250,3 +250,16 @@ impl RequestParser {
         Ok(Some(number))
     }
 }
+
+/// Appends the request of these arguments, the command's name first.
+pub fn encode_request<A: AsRef<[u8]>>(args: &[A], out: &mut Vec<u8>) {
+    use std::io::Write;
+    // Writing into a Vec cannot fail.
+    let _ = write!(out, "*{}\r\n", args.len());
+    for arg in args {
+        let arg = arg.as_ref();
+        let _ = write!(out, "${}\r\n", arg.len());
+        out.extend_from_slice(arg);
+        out.extend_from_slice(b"\r\n");
+    }
+}
