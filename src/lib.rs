@@ -5,6 +5,7 @@
 pub mod client;
 mod engine;
 pub mod engines;
+pub mod future;
 mod index;
 pub mod protocol;
 pub mod server;

@@ -29,6 +29,7 @@ const LAYERS: Layers<'static> = &[
     ("engines", &["", "engine"]),
     ("thread_pool", &[""]),
     ("protocol", &[]),
+    ("future", &["", "engines", "thread_pool"]),
     ("server", &["", "engines", "protocol", "thread_pool"]),
     ("client", &["", "protocol"]),
 ];

@@ -1,8 +1,10 @@
 //! Engines on a thread pool.
 
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
-use crate::future::oneshot::oneshot;
+use crate::future::oneshot::{Receiver, oneshot};
 use crate::thread_pool::ThreadPool;
 use crate::{Error, Result, engines};
 
@@ -38,21 +40,27 @@ pub trait KvsEngine: Clone + Send + 'static {
     fn remove(&self, key: String) -> impl Future<Output = Result<()>> + Send + 'static + use<Self>;
 }
 
-/// Has `work` done by `pool`, now; the future is of its answer.
-fn begin<P, T>(
+/// The answer of a call that has begun.
+struct Answer<T>(Receiver<Result<T>>);
+
+impl<T> Future for Answer<T> {
+    type Output = Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<T>> {
+        let lost = || Error::from(std::io::Error::other("the job of this call panicked"));
+        let answer = Pin::new(&mut self.0).poll(context);
+        answer.map(|answer| answer.unwrap_or_else(|| Err(lost())))
+    }
+}
+
+/// Has `work` done by `pool`, from now on.
+fn begin<P: ThreadPool, T: Send + 'static>(
     pool: &P,
     work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> impl Future<Output = Result<T>> + Send + 'static + use<P, T>
-where
-    P: ThreadPool,
-    T: Send + 'static,
-{
+) -> Answer<T> {
     let (sender, receiver) = oneshot();
     pool.spawn(move || sender.send(work()));
-    async move {
-        let lost = || Error::from(std::io::Error::other("the job of this call panicked"));
-        receiver.await.unwrap_or_else(|| Err(lost()))
-    }
+    Answer(receiver)
 }
 
 macro_rules! on_a_pool {

@@ -14,6 +14,6 @@
 mod engine;
 mod oneshot;
 
-pub use engine::{KvStore, KvsEngine};
 #[cfg(feature = "sled")]
 pub use engine::SledKvsEngine;
+pub use engine::{KvStore, KvsEngine};
