@@ -14,12 +14,13 @@ mod misbehaviour;
 
 use std::collections::HashMap;
 use std::net::{TcpListener, TcpStream};
-use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use kvs::engines::{Engine, EngineError, EngineResult, EngineVisitor, Operation, SetOptions};
+use kvs::engines::{
+    Engine, EngineError, EngineResult, EngineVisitor, Operation, SetOptions, Visit,
+};
 use kvs::protocol::Reply;
 use kvs::server::ServerOptions;
 use kvs::thread_pool::{NaiveThreadPool, SharedQueueThreadPool, ThreadPool};
@@ -112,11 +113,7 @@ impl Engine for Watched {
         Engine::write(&self.store, batch)
     }
 
-    fn scan(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> EngineResult<()> {
+    fn scan(&self, prefix: &[u8], visit: Visit<'_>) -> EngineResult<()> {
         self.store.scan(prefix, visit)
     }
 

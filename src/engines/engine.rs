@@ -111,6 +111,9 @@ pub struct SetOptions {
 /// Names and numbers that an engine tells about itself or its work.
 pub type Figures = Vec<(&'static str, u64)>;
 
+/// Is shown keys and values, and says when to stop.
+pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+
 /// A store of bytes that a server can be generic over.
 ///
 /// A clone is another handle of the same store. What an engine lacks keeps its default, which
@@ -167,11 +170,7 @@ pub trait Engine: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     /// As [`Engine::get`].
-    fn scan(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> EngineResult<()> {
+    fn scan(&self, prefix: &[u8], visit: Visit<'_>) -> EngineResult<()> {
         let _ = (prefix, visit);
         unsupported(Operation::Scan)
     }

@@ -1,9 +1,10 @@
 //! `KvStore`: the course's store of strings, over [`Store`].
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use crate::engines::engine::{Engine, EngineError, EngineResult, Figures, Operation, SetOptions};
+use crate::engines::engine::{
+    Engine, EngineError, EngineResult, Figures, Operation, SetOptions, Visit,
+};
 use crate::engines::kvs_engine::{EngineVisitor, KvsEngine};
 use crate::{Batch, Error, Result, Store, Value};
 
@@ -149,11 +150,7 @@ impl Engine for KvStore {
         Ok(self.store.write(batch)?)
     }
 
-    fn scan(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> EngineResult<()> {
+    fn scan(&self, prefix: &[u8], visit: Visit<'_>) -> EngineResult<()> {
         for pair in self.store.prefix(prefix)? {
             let (key, value) = pair?;
             if visit(&key, &value).is_break() {

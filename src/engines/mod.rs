@@ -23,6 +23,6 @@ mod sled;
 
 #[cfg(feature = "sled")]
 pub use self::sled::SledKvsEngine;
-pub use engine::{Engine, EngineError, EngineResult, Figures, Operation, SetOptions};
+pub use engine::{Engine, EngineError, EngineResult, Figures, Operation, SetOptions, Visit};
 pub use kv_store::KvStore;
 pub use kvs_engine::{EngineVisitor, KvsEngine, StringEngine};

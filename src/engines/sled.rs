@@ -1,8 +1,8 @@
 //! The crate `sled` as an engine, to compare with.
 
-use std::ops::ControlFlow;
-
-use crate::engines::engine::{Engine, EngineError, EngineResult, Figures, Operation, SetOptions};
+use crate::engines::engine::{
+    Engine, EngineError, EngineResult, Figures, Operation, SetOptions, Visit,
+};
 use crate::engines::kvs_engine::KvsEngine;
 use crate::{Batch, Error, Result};
 
@@ -98,11 +98,7 @@ impl Engine for SledKvsEngine {
         Ok(self.db.apply_batch(theirs).map_err(failed)?)
     }
 
-    fn scan(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> EngineResult<()> {
+    fn scan(&self, prefix: &[u8], visit: Visit<'_>) -> EngineResult<()> {
         for pair in self.db.scan_prefix(prefix) {
             let (key, value) = pair.map_err(failed)?;
             if visit(&key, &value).is_break() {
