@@ -8,12 +8,14 @@
 //! | 2, log-structured file I/O | `KvStore::open`, `Result`, compaction | [`KvStore`] over [`Store`](crate::Store) |
 //! | 3, networking | a server over any engine, `sled` as another one | [`Engine`], `SledKvsEngine`, [`server`](crate::server) |
 //! | 4, concurrency and parallelism | `trait KvsEngine` shared by threads, thread pools | [`KvsEngine`], [`thread_pool`](crate::thread_pool) |
+//! | 5, asynchrony | engines that answer by futures | [`future`](crate::future) |
 //!
 //! The engine speaks bytes, the course speaks `String`: everything in this module is a thin
 //! adapter, with no state and no file of its own, so the course's guarantees are the engine's. A server
 //! speaks to an [`Engine`]: bytes, and a stated set of operations. Every [`KvsEngine`] can be one.
 //!
-//! Elsewhere: what the store promises (`engine`), the course's own suites (`tests/course.rs`).
+//! Elsewhere: what the store promises (`engine`), the course's own suites (`tests/course.rs`,
+//! `tests/course_net.rs`).
 
 mod engine;
 mod kv_store;

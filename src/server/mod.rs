@@ -12,6 +12,24 @@
 //! (`MULTI`, `EXEC`, `WATCH`) are atomic among all connections of one server. Who writes to the
 //! engine beside the server is not kept out of them.
 //!
+//! What an engine lacks answers `-ERR expiry not supported by engine 'sled'` and does not stand in
+//! `COMMAND`; any other command answers Redis' unknown-command error. Both keep the connection.
+//!
+//! | commands | need of the engine | `kvs` | `sled` | any [`KvsEngine`] |
+//! |---|---|---|---|---|
+//! | `PING` `ECHO` `QUIT` `RESET` `SELECT` `AUTH` `HELLO` `CLIENT` `COMMAND` `INFO` `CONFIG` `TIME` | – | yes | yes | yes |
+//! | `MULTI` `EXEC` `DISCARD` `WATCH` `UNWATCH` | batch, if several keys change | yes | yes | one key |
+//! | `GET` `SET` `SETNX` `GETSET` `GETDEL` `GETEX` `MGET` `APPEND` `STRLEN` `GETRANGE` `SETRANGE` `INCR` `INCRBY` `INCRBYFLOAT` `DECR` `DECRBY` `KVS.CAS` | – | yes | yes | text |
+//! | `DEL` `UNLINK` `EXISTS` `TOUCH` `TYPE` `COPY` | – | yes | yes | text |
+//! | `MSET` `MSETNX` `RENAME` `RENAMENX` | batch | yes | yes | no |
+//! | `KEYS` `RANDOMKEY` | scan | yes | yes | no |
+//! | `DBSIZE` | len | yes | yes | no |
+//! | `KVS.STATS` | stats | yes | yes | no |
+//! | `KVS.COMPACT` `KVS.VERIFY` | compact, verify | yes | no | no |
+//! | `SCAN` | cursor | no | no | no |
+//! | `EXPIRE` `PEXPIRE` `EXPIREAT` `PEXPIREAT` `PERSIST` `TTL` `PTTL` `EXPIRETIME` `PEXPIRETIME` `SETEX` `PSETEX`, `SET` and `GETEX` with a time | expiry | no | no | no |
+//! | `KVS.CHECKPOINT` | checkpoint | no | no | no |
+//!
 //! Elsewhere: the bytes (`protocol`), what an engine can (`engines`), who runs jobs
 //! (`thread_pool`), the other side (`client`).
 

@@ -426,17 +426,26 @@ impl State {
             return Reply::Error(NO_AUTH.into());
         }
         let lacks = needs(name).filter(|needed| !view.engine.supports(*needed));
-        let parsed = match lacks {
-            Some(operation) => Err(unsupported(view.engine, operation)),
-            None => Command::parse(request).map_err(Reply::error),
-        };
-        let command = match parsed {
+        if let Some(operation) = lacks {
+            self.spoil();
+            return unsupported(view.engine, operation);
+        }
+        let command = match Command::parse(request) {
             Ok(command) => command,
-            Err(reply) => {
-                if let Some(queue) = &mut self.queue {
-                    queue.spoiled = true;
+            // Redis looks at names and numbers of arguments when it queues, at the rest when it runs.
+            Err(error) => {
+                let counted = spec.is_some_and(|spec| spec.takes(request.len()));
+                let refused = match &error {
+                    CommandError::Unknown { .. } | CommandError::UnknownSubcommand { .. } => true,
+                    CommandError::Arity { command } => !counted || command.contains('|'),
+                    _ => false,
+                };
+                if refused {
+                    self.spoil();
+                } else if let Some(reply) = self.queue(request) {
+                    return reply;
                 }
-                return reply;
+                return Reply::error(error);
             }
         };
         if let Some(reply) = self.transaction(&command, request, shared, view, held) {
@@ -477,7 +486,7 @@ impl State {
         held: &mut Held<'_>,
     ) -> Option<ReplyOf<E>> {
         let refuse = |text: &'static str| Some(Reply::error(CommandError::Other(text)));
-        match (command, &mut self.queue) {
+        match (command, &self.queue) {
             (Command::Multi, None) => {
                 self.queue = Some(Queue::default());
                 Some(Reply::OK)
@@ -506,19 +515,31 @@ impl State {
                 self.unwatch();
                 Some(Reply::OK)
             }
-            (_, Some(queue)) => {
-                let bytes: usize = request.iter().map(|arg| arg.len() + 64).sum();
-                if queue.bytes + bytes > QUEUE_BYTES_MAX {
-                    queue.spoiled = true;
-                    return refuse("transaction too large");
-                }
-                queue.bytes += bytes;
-                let own = |arg: &&[u8]| arg.to_vec();
-                queue.requests.push(request.iter().map(own).collect());
-                Some(Reply::Simple(b"QUEUED".into()))
-            }
+            (_, Some(_)) => self.queue(request),
             (_, None) => None,
         }
+    }
+
+    /// `EXEC` will do nothing.
+    fn spoil(&mut self) {
+        if let Some(queue) = &mut self.queue {
+            queue.spoiled = true;
+        }
+    }
+
+    /// Keeps a request for `EXEC`, inside a transaction.
+    fn queue<V>(&mut self, request: &[&[u8]]) -> Option<Reply<V>> {
+        let queue = self.queue.as_mut()?;
+        let bytes: usize = request.iter().map(|arg| arg.len() + 64).sum();
+        if queue.bytes + bytes > QUEUE_BYTES_MAX {
+            queue.spoiled = true;
+            let text = "transaction too large";
+            return Some(Reply::error(CommandError::Other(text)));
+        }
+        queue.bytes += bytes;
+        let own = |arg: &&[u8]| arg.to_vec();
+        queue.requests.push(request.iter().map(own).collect());
+        Some(Reply::Simple(b"QUEUED".into()))
     }
 
     fn unwatch(&mut self) {

@@ -146,7 +146,7 @@ fn the_connection_is_told_about_in_the_words_of_redis() {
         CONFIG SET foo x => -ERR Unknown option or number of arguments for CONFIG SET - 'foo'
         CONFIG RESETSTAT => OK
         COMMAND GETKEYS MSET a 1 b 2 => [\"a\" \"b\"]
-        COMMAND GETKEYS PING => -ERR The command has no key arguments
+        COMMAND GETKEYS PING hi => -ERR The command has no key arguments
         COMMAND INFO nothing => [(nil array)]
         LPUSH a b => -ERR unknown command 'LPUSH', with args beginning with: 'a' 'b'
         GET => -ERR wrong number of arguments for 'get' command

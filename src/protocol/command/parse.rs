@@ -34,6 +34,8 @@ impl<'a> Command<'a> {
 fn unknown(name: &[u8], rest: &[&[u8]]) -> CommandError {
     let mut left = QUOTED_BYTES_MAX;
     let quoted = rest.iter().map_while(|arg| {
+        // Redis says them as C strings, up to a zero.
+        let arg = arg.split(|byte| *byte == 0).next().unwrap_or(arg);
         let arg = &arg[..arg.len().min(left)];
         left -= arg.len();
         (left > 0).then(|| arg.to_vec())
@@ -466,7 +468,7 @@ fn command<'a>(part: &'a [u8], rest: &[&'a [u8]]) -> Result<Command<'a>> {
         (part, names) if is(part, "INFO") => Command::CommandInfo(names.to_vec()),
         (part, []) if is(part, "LIST") => Command::CommandList,
         (part, _) if is(part, "LIST") => return Err(CommandError::Syntax),
-        (part, []) if is(part, "GETKEYS") => return arity("command|getkeys"),
+        (part, [] | [_]) if is(part, "GETKEYS") => return arity("command|getkeys"),
         (part, args) if is(part, "GETKEYS") => Command::CommandGetKeys(args.to_vec()),
         (name, _) => {
             return Err(CommandError::UnknownSubcommand {

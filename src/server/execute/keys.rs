@@ -56,8 +56,9 @@ pub fn rename<E: Engine>(
     if if_absent && view.contains(to)? {
         return Ok(Reply::flag(false));
     }
-    view.set(to, bytes)?;
+    // To its own name nothing happens, also for those who watch.
     if from != to {
+        view.set(to, bytes)?;
         view.remove(from)?;
     }
     Ok(match if_absent {

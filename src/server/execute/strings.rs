@@ -138,9 +138,15 @@ pub fn get_range<E: Engine>(view: &mut View<'_, E>, key: &[u8], start: i64, end:
     };
     let bytes = found.bytes();
     let len = bytes.len() as i64;
-    // Negative: from the end.
-    let place = |at: i64| if at < 0 { len.saturating_add(at) } else { at };
-    let (start, end) = (place(start).max(0), place(end).min(len - 1));
+    if start < 0 && end < 0 && start > end {
+        return Ok(Reply::bulk(Vec::new()));
+    }
+    // Negative: from the end, and at most from the first byte, for the end too: so it is in Redis 7.
+    let place = |at: i64| match at < 0 {
+        true => len.saturating_add(at).max(0),
+        false => at,
+    };
+    let (start, end) = (place(start), place(end).min(len - 1));
     Ok(match start <= end {
         true => Reply::bulk(&bytes[start as usize..=end as usize]),
         false => Reply::bulk(Vec::new()),
