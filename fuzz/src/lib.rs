@@ -8,9 +8,11 @@ mod edit;
 mod forge;
 mod format;
 mod input;
+mod resp;
 mod store;
 mod workload;
 
+pub use resp::{command, resp_reply, resp_request};
 pub use format::{hint, manifest, record, segment_scan};
 pub use store::recovery;
 

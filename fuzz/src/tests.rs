@@ -5,16 +5,21 @@ use std::path::Path;
 
 use crate::store::check;
 use crate::workload::{Oracle, bases};
-use crate::{hint, manifest, record, recovery, segment_scan};
+use crate::{
+    command, hint, manifest, record, recovery, resp_reply, resp_request, segment_scan,
+};
 
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 5] = [
+const TARGETS: [Target; 8] = [
     ("record", record),
     ("segment_scan", segment_scan),
     ("manifest", manifest),
     ("hint", hint),
     ("recovery", recovery),
+    ("resp_request", resp_request),
+    ("resp_reply", resp_reply),
+    ("command", command),
 ];
 
 #[test]
