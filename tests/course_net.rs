@@ -121,6 +121,7 @@ mod project_3 {
             &["--threads", "0"],
             &["--addr", "0.0.0.0:0"],
             &["--password-file", "no-such-file"],
+            &["--engine", "sled", "--durability", "sync"],
             &["unexpected"],
         ] {
             let output = server_command(dir.path(), args).output().unwrap();

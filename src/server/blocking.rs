@@ -129,6 +129,9 @@ pub fn serve<E: Engine, P: ThreadPool>(
             end = Some(Instant::now() + drain_max);
             // Once: it goes on ringing.
             let _ = epoll::delete(&driver.epoll, &bell);
+        }
+        if end.is_some() {
+            // Also those that were at work when it was told to stop.
             driver.wake_readers(pool);
         }
         if last_tick.elapsed() >= TICK {
@@ -244,7 +247,13 @@ impl<E: Engine> Driver<E> {
 
     /// Lets all that wait for a request look once more, and end.
     fn wake_readers<P: ThreadPool>(self: &Arc<Self>, pool: &P) {
-        let keys: Vec<u64> = self.connections.lock().keys().copied().collect();
+        let reads = |c: &Connection<E>| c.waits.load(Ordering::Acquire) == READING;
+        let connections = self.connections.lock();
+        let keys = connections
+            .iter()
+            .filter(|(_, connection)| reads(connection));
+        let keys: Vec<u64> = keys.map(|(key, _)| *key).collect();
+        drop(connections);
         for key in keys {
             self.dispatch(key, pool);
         }

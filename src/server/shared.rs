@@ -24,14 +24,18 @@ pub struct Client {
     pub last: Mutex<&'static str>,
     killed: AtomicBool,
     /// Ends the connection from outside.
-    cut: Mutex<Option<Box<dyn Fn() + Send>>>,
+    cut: Mutex<Option<Cut>>,
 }
+
+type Cut = Arc<dyn Fn() + Send + Sync>;
 
 impl Client {
     /// Ends the connection; what it asked for and is not answered yet is done all the same.
     pub fn kill(&self) {
         self.killed.store(true, Ordering::Release);
-        if let Some(cut) = &*self.cut.lock() {
+        // Not under the lock: what it cuts may be dropped by it, and then leaves.
+        let cut = self.cut.lock().clone();
+        if let Some(cut) = cut {
             cut();
         }
     }
@@ -41,8 +45,8 @@ impl Client {
     }
 
     /// How `kill` wakes who waits for the connection.
-    pub fn on_kill(&self, cut: impl Fn() + Send + 'static) {
-        *self.cut.lock() = Some(Box::new(cut));
+    pub fn on_kill(&self, cut: impl Fn() + Send + Sync + 'static) {
+        *self.cut.lock() = Some(Arc::new(cut));
         // Killed before anybody listened.
         if self.is_killed() {
             self.kill();
@@ -141,7 +145,8 @@ impl<E> Shared<E> {
 
     pub fn leave(&self, client: &Client) {
         self.clients.lock().remove(&client.id);
-        *client.cut.lock() = None;
+        let cut = client.cut.lock().take();
+        drop(cut);
     }
 
     pub fn clients(&self) -> Vec<Arc<Client>> {

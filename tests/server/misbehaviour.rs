@@ -248,6 +248,24 @@ fn clients_are_listed_and_killed() {
     });
 }
 
+/// A killed connection may end in the thread that kills it.
+#[test]
+fn killing_many_clients_hangs_nobody() {
+    everywhere(|running| {
+        let mut killer = running.client();
+        for _ in 0..300 {
+            let mut victim = running.client();
+            let id = ask(&mut victim, "CLIENT ID")[1..].to_owned();
+            assert_eq!(ask(&mut killer, &format!("CLIENT KILL ID {id}")), ":1");
+            assert!(victim.call(&["PING"]).is_err(), "killed");
+        }
+        let until = Instant::now() + PATIENCE;
+        while ask(&mut killer, "CLIENT LIST").matches("id=").count() > 1 {
+            assert!(Instant::now() < until, "listed for ever");
+        }
+    });
+}
+
 #[test]
 fn clients_that_say_nothing_are_closed_if_asked_for() {
     for driver in DRIVERS {

@@ -16,6 +16,7 @@ pub enum Failure {
     Directory { dir: PathBuf, source: io::Error },
     OtherEngine { dir: PathBuf, found: EngineName },
     BothEngines { dir: PathBuf },
+    NoLevels { engine: EngineName },
     Listen { addr: SocketAddr, source: io::Error },
     Runtime(io::Error),
     Password { file: PathBuf, source: io::Error },
@@ -32,7 +33,7 @@ impl From<Error> for Failure {
 impl Failure {
     pub fn code(&self) -> u8 {
         match self {
-            Self::Exposed { .. } | Self::EmptyPassword { .. } => 2,
+            Self::Exposed { .. } | Self::EmptyPassword { .. } | Self::NoLevels { .. } => 2,
             Self::Store(Error::Locked { .. }) => 3,
             Self::Store(Error::Corrupt { .. } | Error::Missing { .. }) => 4,
             _ => 5,
@@ -65,6 +66,10 @@ impl fmt::Display for Failure {
                 f,
                 "{} holds files of more than one engine; move one of them elsewhere",
                 dir.display()
+            ),
+            Self::NoLevels { engine } => write!(
+                f,
+                "the engine {engine} cannot let a write wait for the disk: leave out --durability"
             ),
             Self::Listen { addr, source } => write!(f, "cannot listen on {addr}: {source}"),
             Self::Runtime(source) => write!(f, "cannot start: {source}"),

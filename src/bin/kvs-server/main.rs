@@ -56,6 +56,9 @@ fn run(args: &Args) -> Result<(), Failure> {
         source,
     })?;
     let engine = directory::choose(&dir, args.engine)?;
+    if engine == EngineName::Sled && args.durability.waits() {
+        return Err(Failure::NoLevels { engine });
+    }
     log(format_args!(
         "version {}, engine {engine}, address {}, directory {}",
         env!("CARGO_PKG_VERSION"),
