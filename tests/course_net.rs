@@ -41,6 +41,20 @@ mod project_3 {
         command
     }
 
+    /// What a server says that must not come up; one that does is killed.
+    fn refused(dir: &Path, args: &[&str]) -> Output {
+        let mut child = server_command(dir, args).spawn().unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        while child.try_wait().unwrap().is_none() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let ended = child.try_wait().unwrap().is_some();
+        let _ = child.kill();
+        let output = child.wait_with_output().unwrap();
+        assert!(ended, "{args:?} came up: {}", text(&output.stderr));
+        output
+    }
+
     /// A server process that says it listens; killed when dropped.
     struct Server {
         child: Child,
@@ -124,7 +138,7 @@ mod project_3 {
             &["--engine", "sled", "--durability", "sync"],
             &["unexpected"],
         ] {
-            let output = server_command(dir.path(), args).output().unwrap();
+            let output = refused(dir.path(), args);
             assert!(!output.status.success(), "{args:?}");
             assert!(!output.stderr.is_empty(), "{args:?}");
         }
@@ -173,9 +187,9 @@ mod project_3 {
             let before = files(dir.path());
 
             let args = ["--engine", other, "--addr", &addr];
-            let refused = server_command(dir.path(), &args).output().unwrap();
-            assert_eq!(refused.status.code(), Some(5));
-            let said = text(&refused.stderr);
+            let output = refused(dir.path(), &args);
+            assert_eq!(output.status.code(), Some(5));
+            let said = text(&output.stderr);
             assert!(said.contains(&format!("engine {first}")), "{said}");
             assert_eq!(files(dir.path()), before, "nothing was created");
 
@@ -297,14 +311,10 @@ mod project_3 {
         freed.join().unwrap();
         // Not for ever: the store is in use, then only the address.
         let other = free_addr();
-        let locked = server_command(dir.path(), &["--addr", &other])
-            .output()
-            .unwrap();
+        let locked = refused(dir.path(), &["--addr", &other]);
         assert_eq!(locked.status.code(), Some(3), "{}", text(&locked.stderr));
         let elsewhere = TempDir::new().unwrap();
-        let taken = server_command(elsewhere.path(), &["--addr", &addr])
-            .output()
-            .unwrap();
+        let taken = refused(elsewhere.path(), &["--addr", &addr]);
         assert_eq!(taken.status.code(), Some(5), "{}", text(&taken.stderr));
         assert!(
             text(&taken.stderr).contains(&addr),
