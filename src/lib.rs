@@ -2,12 +2,18 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod client;
 mod engine;
-mod engines;
+pub mod engines;
+pub mod future;
 mod index;
+pub mod protocol;
+pub mod server;
 mod storage;
 mod sync;
+pub mod thread_pool;
 
+pub use client::KvsClient;
 pub use engine::batch::Batch;
 pub use engine::error::{Error, Result};
 pub use engine::options::{Compaction, Durability, Options, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
@@ -18,7 +24,10 @@ pub use engine::report::{
 pub use engine::rmw::Update;
 pub use engine::value::{Key, Value};
 pub use engine::{Iter, Keys, Prefix, Reader, Store};
-pub use engines::KvStore;
+#[cfg(feature = "sled")]
+pub use engines::SledKvsEngine;
+pub use engines::{KvStore, KvsEngine};
+pub use server::KvsServer;
 
 #[cfg(feature = "testing")]
 #[doc(hidden)]

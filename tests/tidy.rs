@@ -28,8 +28,9 @@ const LAYERS: Layers<'static> = &[
     ("index", &["storage", "sync"]),
     ("engine", &["index", "storage", "sync"]),
     ("engines", &["", "engine"]),
-    ("thread_pool", &[]),
+    ("thread_pool", &[""]),
     ("protocol", &[]),
+    ("future", &["", "engines", "thread_pool"]),
     ("server", &["", "engines", "protocol", "thread_pool"]),
     ("client", &["", "protocol"]),
 ];

@@ -9,6 +9,7 @@ mod export;
 mod forge;
 mod format;
 mod input;
+mod resp;
 mod store;
 mod workload;
 
@@ -27,6 +28,7 @@ mod lines {
 use lines::json;
 
 pub use export::{kvx, ndjson, tsv};
+pub use resp::{command, resp_reply, resp_request};
 pub use format::{hint, manifest, record, segment_scan};
 pub use store::recovery;
 

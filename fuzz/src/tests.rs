@@ -5,7 +5,10 @@ use std::path::Path;
 
 use crate::store::check;
 use crate::workload::{Oracle, bases};
-use crate::{hint, kvx, manifest, ndjson, record, recovery, segment_scan, tsv};
+use crate::{
+    command, hint, kvx, manifest, ndjson, record, recovery, resp_reply, resp_request,
+    segment_scan, tsv,
+};
 
 type Target = (&'static str, fn(&[u8]));
 
@@ -18,6 +21,9 @@ const TARGETS: [Target; 8] = [
     ("ndjson", ndjson),
     ("tsv", tsv),
     ("recovery", recovery),
+    ("resp_request", resp_request),
+    ("resp_reply", resp_reply),
+    ("command", command),
 ];
 
 #[test]

@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-use crate::{Compaction, Error, Options, Result, Store};
+use crate::engines::engine::{
+    Engine, EngineError, EngineResult, Figures, Operation, SetOptions, Visit,
+};
+use crate::engines::kvs_engine::{EngineVisitor, KvsEngine};
+use crate::{Batch, Compaction, Error, Options, Result, Store, Value};
 
 /// A persistent map from `String` to `String`, with the signatures of the PingCAP course.
 ///
@@ -85,5 +89,118 @@ impl KvStore {
         } else {
             Err(Error::KeyNotFound)
         }
+    }
+}
+
+impl KvsEngine for KvStore {
+    fn set(&self, key: String, value: String) -> Result<()> {
+        Self::set(self, key, value)
+    }
+
+    fn get(&self, key: String) -> Result<Option<String>> {
+        Self::get(self, key)
+    }
+
+    fn remove(&self, key: String) -> Result<()> {
+        Self::remove(self, key)
+    }
+
+    fn visit<V: EngineVisitor>(self, visitor: V) -> V::Output {
+        visitor.visit(self)
+    }
+}
+
+/// Longest key of the file format.
+const KEY_BYTES_MAX: usize = kvs_format::KEY_BYTES_MAX;
+
+impl Engine for KvStore {
+    type Value = Value;
+
+    fn name(&self) -> &'static str {
+        "kvs"
+    }
+
+    fn supports(&self, operation: Operation) -> bool {
+        use Operation::{Batch, Compact, Len, Scan, Stats, Verify};
+        matches!(operation, Batch | Compact | Len | Scan | Stats | Verify)
+    }
+
+    fn key_bytes_max(&self) -> usize {
+        KEY_BYTES_MAX
+    }
+
+    fn get(&self, key: &[u8]) -> EngineResult<Option<Value>> {
+        Ok(self.store.get(key)?)
+    }
+
+    fn set(&self, key: &[u8], value: &[u8], options: SetOptions) -> EngineResult<()> {
+        if options.expires_at_ms.is_some() {
+            let operation = Operation::Expiry;
+            return Err(EngineError::Unsupported { operation });
+        }
+        Ok(self.store.set(key, value)?)
+    }
+
+    fn remove(&self, key: &[u8]) -> EngineResult<bool> {
+        Ok(self.store.remove(key)?)
+    }
+
+    fn flush(&self) -> EngineResult<()> {
+        Ok(self.store.flush()?)
+    }
+
+    fn write(&self, batch: &Batch) -> EngineResult<()> {
+        Ok(self.store.write(batch)?)
+    }
+
+    fn scan(&self, prefix: &[u8], visit: Visit<'_>) -> EngineResult<()> {
+        for pair in self.store.prefix(prefix)? {
+            let (key, value) = pair?;
+            if visit(&key, &value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn len(&self) -> EngineResult<u64> {
+        Ok(self.store.len())
+    }
+
+    fn stats(&self) -> EngineResult<Figures> {
+        let stats = self.store.stats();
+        Ok(vec![
+            ("keys", stats.keys),
+            ("live_bytes", stats.live_bytes),
+            ("dead_bytes", stats.dead_bytes),
+            ("pinned_bytes", stats.pinned_bytes),
+            ("index_bytes", stats.index_bytes),
+            ("disk_bytes", stats.disk_bytes),
+            ("segments", stats.segments.len() as u64),
+            ("last_lsn", stats.last_lsn),
+            ("durable_lsn", stats.durable_lsn),
+        ])
+    }
+
+    fn compact(&self) -> EngineResult<Figures> {
+        let report = self.store.compact()?;
+        Ok(vec![
+            ("segments_before", report.segments_before),
+            ("segments_after", report.segments_after),
+            ("bytes_before", report.bytes_before),
+            ("bytes_after", report.bytes_after),
+            ("records_moved", report.records_moved),
+            ("tombstones_kept", report.tombstones_kept),
+        ])
+    }
+
+    fn verify(&self) -> EngineResult<Figures> {
+        let report = self.store.verify()?;
+        Ok(vec![
+            ("segments", report.segments),
+            ("records", report.records),
+            ("bytes", report.bytes),
+            ("damage", report.damage.len() as u64),
+        ])
     }
 }

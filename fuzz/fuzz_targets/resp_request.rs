@@ -1,0 +1,4 @@
+//! See `kvs_fuzz::resp_request`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| kvs_fuzz::resp_request(input));

@@ -1,0 +1,173 @@
+//! `kvs-server`: an engine behind Redis' protocol.
+//!
+//! Parses arguments, opens the engine that lies in the directory, serves until it is told to stop;
+//! whatever is true of the data is the library's doing.
+//!
+//! Elsewhere: what an argument means (`args`), which engine lies in a directory (`directory`), what
+//! an exit code means (`exit`).
+
+mod args;
+mod directory;
+mod exit;
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use kvs::engines::SledKvsEngine;
+use kvs::server::{AsyncKvsServer, KvsServer, ServerOptions, Stopper, bind};
+use kvs::thread_pool::{NaiveThreadPool, RayonThreadPool, SharedQueueThreadPool, ThreadPool};
+use kvs::{Error, KvStore, KvsEngine, Options};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use args::{Args, EngineName, Runtime};
+use exit::Failure;
+
+/// How long start waits for a lock or an address that a server before it may still hold.
+const PATIENCE: Duration = Duration::from_millis(800);
+
+fn main() -> ExitCode {
+    // Wrong usage ends in here: clap prints and exits with 2.
+    let args = Args::parse();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            log(format_args!("{failure}"));
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+/// One line on standard error. Nobody is left to be told when it is closed.
+fn log(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "kvs-server: {line}");
+}
+
+fn run(args: &Args) -> Result<(), Failure> {
+    let password = args.password()?;
+    args.check_exposure(password.is_some())?;
+    let dir = args.dir();
+    std::fs::create_dir_all(&dir).map_err(|source| Failure::Directory {
+        dir: dir.clone(),
+        source,
+    })?;
+    let engine = directory::choose(&dir, args.engine)?;
+    if engine == EngineName::Sled && args.durability.waits() {
+        return Err(Failure::NoLevels { engine });
+    }
+    log(format_args!(
+        "version {}, engine {engine}, address {}, directory {}",
+        env!("CARGO_PKG_VERSION"),
+        args.addr,
+        dir.display(),
+    ));
+    let mut options = ServerOptions::new().writes_wait(args.durability.waits());
+    if let Some(password) = password {
+        options = options.password(password);
+    }
+    match engine {
+        EngineName::Kvs => {
+            let options_of_store = Options::new().durability(args.durability.level());
+            let store = patiently(is_locked, || options_of_store.open(&dir))?;
+            log(format_args!("{}", store.recovery()));
+            serve(KvStore::from_store(store), args, options)
+        }
+        EngineName::Sled => {
+            let open =
+                || sled::open(&dir).map_err(|error| Error::from(std::io::Error::from(error)));
+            serve(
+                SledKvsEngine::new(patiently(is_locked, open)?),
+                args,
+                options,
+            )
+        }
+    }
+}
+
+/// A server that was just killed may not be gone yet.
+fn patiently<T>(
+    again: impl Fn(&Error) -> bool,
+    mut action: impl FnMut() -> kvs::Result<T>,
+) -> kvs::Result<T> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match action() {
+            Err(error) if again(&error) && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Whether another process holds the store; sled says it as one of several errors of the system.
+fn is_locked(error: &Error) -> bool {
+    matches!(error, Error::Locked { .. }) || is_sled_error(error)
+}
+
+fn is_sled_error(error: &Error) -> bool {
+    matches!(error, Error::Io { path, .. } if path == Path::new(""))
+}
+
+fn serve<E: KvsEngine>(engine: E, args: &Args, options: ServerOptions) -> Result<(), Failure> {
+    let failed = |source| Failure::Listen {
+        addr: args.addr,
+        source,
+    };
+    let listener = bind(args.addr, PATIENCE).map_err(failed)?;
+    let local = listener.local_addr().map_err(failed)?;
+    log(format_args!("listening on {local}"));
+    match args.runtime {
+        Runtime::Async => {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(args.threads() as usize)
+                .enable_all()
+                .build()
+                .map_err(Failure::Runtime)?;
+            let server = AsyncKvsServer::new(engine).options(options);
+            on_signal(server.stopper())?;
+            runtime.block_on(server.run_on(listener))?;
+        }
+        Runtime::Rayon => pooled::<E, RayonThreadPool>(engine, args, options, listener)?,
+        Runtime::SharedQueue => {
+            pooled::<E, SharedQueueThreadPool>(engine, args, options, listener)?
+        }
+        Runtime::Naive => pooled::<E, NaiveThreadPool>(engine, args, options, listener)?,
+    }
+    log(format_args!("stopped"));
+    Ok(())
+}
+
+fn pooled<E: KvsEngine, P: ThreadPool>(
+    engine: E,
+    args: &Args,
+    options: ServerOptions,
+    listener: TcpListener,
+) -> Result<(), Failure> {
+    let server = KvsServer::new(engine, P::new(args.threads())?).options(options);
+    on_signal(server.stopper())?;
+    Ok(server.run_on(listener)?)
+}
+
+/// SIGTERM and SIGINT end the server in good order; a second one ends it as it stands.
+fn on_signal(stopper: Stopper) -> Result<(), Failure> {
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(Failure::Runtime)?;
+    let wait = move || {
+        for (n, signal) in signals.forever().enumerate() {
+            if n > 0 {
+                std::process::exit(128 + signal);
+            }
+            log(format_args!("signal {signal}, draining"));
+            stopper.stop();
+        }
+    };
+    std::thread::Builder::new()
+        .name("kvs-signals".into())
+        .spawn(wait)
+        .map_err(Failure::Runtime)?;
+    Ok(())
+}

@@ -1,0 +1,397 @@
+//! The blocking driver: one thread waits for all sockets, a pool's threads read, run and write.
+//!
+//! A connection that has something to read or room to write becomes a job of the pool. The job reads
+//! until nothing is there, runs bursts, writes, and gives the connection back to the waiting thread.
+//! So a pool of four threads serves any number of connections, and one that sends without end gets
+//! its turn like the others.
+//!
+//! Invariants
+//! - A connection is armed (`epoll`, one shot) or held by one job, never both.
+//! - A job that ends in a panic closes its connection.
+
+use std::collections::HashMap;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+
+use crate::engines::Engine;
+use crate::server::options::ServerOptions;
+use crate::server::session::{Session, Turn};
+use crate::server::shared::Shared;
+use crate::server::stop::Stopper;
+use crate::thread_pool::ThreadPool;
+
+const LISTENER: u64 = 0;
+const STOP: u64 = 1;
+/// Keys of connections are their ids, which begin with 1, behind the two above.
+const FIRST: u64 = 2;
+
+/// Turns that a connection gets before others do.
+const TURNS_MAX: usize = 8;
+
+/// How often deadlines are looked at.
+const TICK: Duration = Duration::from_millis(500);
+
+/// How often it is looked whether the last jobs are done, once it ends.
+const DRAIN_TICK: Duration = Duration::from_millis(5);
+
+/// How long accepting rests when the process is out of file descriptors.
+const REST: Duration = Duration::from_millis(50);
+
+/// What a connection waits for.
+const READING: u8 = 0;
+const WRITING: u8 = 1;
+const WORKING: u8 = 2;
+
+struct Connection<E: Engine> {
+    key: u64,
+    stream: TcpStream,
+    session: Mutex<Session<E>>,
+    waits: AtomicU8,
+    trusted: AtomicBool,
+    /// Milliseconds since the start of the driver at which it began to wait.
+    since: AtomicU64,
+}
+
+struct Driver<E: Engine> {
+    shared: Arc<Shared<E>>,
+    stopper: Stopper,
+    epoll: OwnedFd,
+    started: Instant,
+    connections: Mutex<HashMap<u64, Arc<Connection<E>>>>,
+}
+
+/// Serves `listener` until `stopper` is told to stop, then drains and flushes.
+pub fn serve<E: Engine, P: ThreadPool>(
+    engine: E,
+    pool: &P,
+    listener: TcpListener,
+    options: ServerOptions,
+    stopper: Stopper,
+) -> crate::Result<()> {
+    let drain_max = options.drain_max;
+    let shared = Arc::new(Shared::new(engine, options));
+    *shared.addr.lock() = listener.local_addr().ok();
+    listener.set_nonblocking(true)?;
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(io::Error::from)?;
+    let driver = Arc::new(Driver {
+        shared: Arc::clone(&shared),
+        stopper,
+        epoll,
+        started: Instant::now(),
+        connections: Mutex::default(),
+    });
+    let mut listener = Some(listener);
+    if let Some(listener) = &listener {
+        driver.watch(listener, LISTENER, EventFlags::IN)?;
+    }
+    let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+    let bell = Arc::new(bell.map_err(io::Error::from)?);
+    driver.watch(&bell, STOP, EventFlags::IN)?;
+    let ring = Arc::clone(&bell);
+    driver.stopper.on_stop(move || {
+        // Fails only if it rings already.
+        let _ = rustix::io::write(&ring, &1_u64.to_ne_bytes());
+    });
+
+    let mut events = Vec::with_capacity(256);
+    let mut last_tick = Instant::now();
+    let mut end: Option<Instant> = None;
+    loop {
+        let tick = if end.is_some() { DRAIN_TICK } else { TICK };
+        let timeout = Timespec::try_from(tick).ok();
+        let spare = rustix::buffer::spare_capacity(&mut events);
+        match epoll::wait(&driver.epoll, spare, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(io::Error::from(error).into()),
+        }
+        for event in events.drain(..) {
+            match event.data.u64() {
+                LISTENER => {
+                    if let Some(listener) = &listener {
+                        driver.accept(listener);
+                    }
+                }
+                STOP => {}
+                key => driver.dispatch(key, pool),
+            }
+        }
+        if driver.stopper.is_stopped() && end.is_none() {
+            // Who comes now is refused by the system.
+            listener = None;
+            end = Some(Instant::now() + drain_max);
+            // Once: it goes on ringing.
+            let _ = epoll::delete(&driver.epoll, &bell);
+        }
+        if end.is_some() {
+            // Also those that were at work when it was told to stop.
+            driver.wake_readers(pool);
+        }
+        if last_tick.elapsed() >= TICK {
+            last_tick = Instant::now();
+            driver.cut_late();
+        }
+        if let Some(end) = end
+            && (driver.connections.lock().is_empty() || Instant::now() >= end)
+        {
+            break;
+        }
+    }
+    for connection in std::mem::take(&mut *driver.connections.lock()).into_values() {
+        let _ = connection.stream.shutdown(Shutdown::Both);
+    }
+    match shared.engine.flush() {
+        Ok(()) => Ok(()),
+        Err(crate::engines::EngineError::Store(error)) => Err(error),
+        Err(error) => Err(io::Error::other(error).into()),
+    }
+}
+
+impl<E: Engine> Driver<E> {
+    fn watch(&self, fd: impl std::os::fd::AsFd, key: u64, flags: EventFlags) -> io::Result<()> {
+        epoll::add(&self.epoll, fd, EventData::new_u64(key), flags)?;
+        Ok(())
+    }
+
+    fn now(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    fn accept(self: &Arc<Self>, listener: &TcpListener) {
+        loop {
+            let (stream, addr) = match listener.accept() {
+                Ok(accepted) => accepted,
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => return,
+                    ErrorKind::ConnectionAborted | ErrorKind::Interrupted => continue,
+                    _ => {
+                        // Out of descriptors or memory: nobody is helped by trying at once.
+                        std::thread::sleep(REST);
+                        return;
+                    }
+                },
+            };
+            let Some(client) = self.shared.enter(Some(addr), stream.local_addr().ok()) else {
+                let _ = (&stream).write_all(b"-ERR max number of clients reached\r\n");
+                continue;
+            };
+            let session = Session::new(Arc::clone(&self.shared), Arc::clone(&client));
+            if stream.set_nonblocking(true).is_err() || stream.set_nodelay(true).is_err() {
+                continue;
+            }
+            let key = client.id + FIRST;
+            let connection = Arc::new(Connection {
+                key,
+                stream,
+                trusted: AtomicBool::new(session.is_trusted()),
+                session: Mutex::new(session),
+                waits: AtomicU8::new(READING),
+                since: AtomicU64::new(self.now()),
+            });
+            let weak = Arc::downgrade(&connection);
+            client.on_kill(move || {
+                if let Some(connection) = weak.upgrade() {
+                    let _ = connection.stream.shutdown(Shutdown::Both);
+                }
+            });
+            self.connections.lock().insert(key, Arc::clone(&connection));
+            let flags = EventFlags::IN | EventFlags::ONESHOT;
+            if self.watch(&connection.stream, key, flags).is_err() {
+                self.close(&connection);
+            }
+        }
+    }
+
+    /// Makes a job of the connection, which is not armed any more.
+    fn dispatch<P: ThreadPool>(self: &Arc<Self>, key: u64, pool: &P) {
+        let Some(connection) = self.connections.lock().get(&key).cloned() else {
+            return;
+        };
+        if connection.waits.swap(WORKING, Ordering::AcqRel) == WORKING {
+            return;
+        }
+        let driver = Arc::clone(self);
+        pool.spawn(move || {
+            let mut job = Job {
+                driver: &driver,
+                connection: &connection,
+                next: Next::Close,
+            };
+            job.next = job.run();
+        });
+    }
+
+    fn close(&self, connection: &Connection<E>) {
+        self.connections.lock().remove(&connection.key);
+        let _ = epoll::delete(&self.epoll, &connection.stream);
+        let _ = connection.stream.shutdown(Shutdown::Both);
+    }
+
+    /// Gives the connection back to the waiting thread.
+    fn arm(&self, connection: &Connection<E>, flags: EventFlags, waits: u8) {
+        connection.since.store(self.now(), Ordering::Relaxed);
+        connection.waits.store(waits, Ordering::Release);
+        let key = EventData::new_u64(connection.key);
+        let flags = flags | EventFlags::ONESHOT;
+        if epoll::modify(&self.epoll, &connection.stream, key, flags).is_err() {
+            self.close(connection);
+        }
+    }
+
+    /// Lets all that wait for a request look once more, and end.
+    fn wake_readers<P: ThreadPool>(self: &Arc<Self>, pool: &P) {
+        let reads = |c: &Connection<E>| c.waits.load(Ordering::Acquire) == READING;
+        let connections = self.connections.lock();
+        let keys = connections
+            .iter()
+            .filter(|(_, connection)| reads(connection));
+        let keys: Vec<u64> = keys.map(|(key, _)| *key).collect();
+        drop(connections);
+        for key in keys {
+            self.dispatch(key, pool);
+        }
+    }
+
+    /// Ends connections that wait for too long.
+    fn cut_late(&self) {
+        let options = &self.shared.options;
+        let now = self.now();
+        let late = |connection: &Arc<Connection<E>>| {
+            let limit = match connection.waits.load(Ordering::Acquire) {
+                WRITING => Some(options.write_max),
+                READING if !connection.trusted.load(Ordering::Relaxed) => Some(options.auth_max),
+                READING => options.idle_max,
+                _ => None,
+            };
+            let waited = now.saturating_sub(connection.since.load(Ordering::Relaxed));
+            limit.is_some_and(|limit| u128::from(waited) > limit.as_millis())
+        };
+        let all: Vec<_> = self.connections.lock().values().cloned().collect();
+        for connection in all.iter().filter(|connection| late(connection)) {
+            // Wakes its job, which finds the end.
+            let _ = connection.stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// What becomes of a connection when its job ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Read,
+    Write,
+    /// It has more to do, but others come first.
+    Again,
+    Close,
+}
+
+struct Job<'a, E: Engine> {
+    driver: &'a Driver<E>,
+    connection: &'a Connection<E>,
+    /// `Close` until the job has come to its end.
+    next: Next,
+}
+
+impl<E: Engine> Drop for Job<'_, E> {
+    fn drop(&mut self) {
+        let (driver, connection) = (self.driver, self.connection);
+        match self.next {
+            Next::Read => driver.arm(connection, EventFlags::IN, READING),
+            Next::Write => driver.arm(connection, EventFlags::OUT, WRITING),
+            // There is always one of the two.
+            Next::Again => driver.arm(connection, EventFlags::IN | EventFlags::OUT, READING),
+            Next::Close => driver.close(connection),
+        }
+    }
+}
+
+impl<E: Engine> Job<'_, E> {
+    fn run(&self) -> Next {
+        let connection = self.connection;
+        let mut session = connection.session.lock();
+        let mut stream = &connection.stream;
+        let (mut turns, mut drained) = (0, false);
+        loop {
+            // First what waits from before: a client that does not read gets no more to read.
+            match write(&mut session, stream) {
+                Ok(true) => {}
+                Ok(false) => {
+                    let most = self.driver.shared.options.output_bytes_max;
+                    if session.output().len() > most.max(1 << 20) {
+                        return Next::Close;
+                    }
+                    // A slow reader holds none of the store.
+                    session.output().detach();
+                    return Next::Write;
+                }
+                Err(_) => return Next::Close,
+            }
+            let turn = session.turn();
+            connection
+                .trusted
+                .store(session.is_trusted(), Ordering::Relaxed);
+            if turn == Turn::More {
+                turns += 1;
+                if turns >= TURNS_MAX {
+                    return Next::Again;
+                }
+            }
+            if !session.output().is_empty() {
+                continue;
+            }
+            match turn {
+                Turn::Close => return Next::Close,
+                Turn::More => continue,
+                Turn::Idle if drained => {
+                    return match self.driver.stopper.is_stopped() {
+                        true => Next::Close,
+                        false => Next::Read,
+                    };
+                }
+                Turn::Idle => {}
+            }
+            let space = session.space();
+            let room = space.len();
+            match stream.read(space) {
+                Ok(0) => return Next::Close,
+                Ok(len) => {
+                    // Less than there was room for: that was all for now.
+                    drained = len < room;
+                    session.filled(len);
+                }
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => drained = true,
+                    ErrorKind::Interrupted => {}
+                    _ => return Next::Close,
+                },
+            }
+        }
+    }
+}
+
+/// Writes what waits; false if the socket takes no more now.
+fn write<E: Engine>(session: &mut Session<E>, mut stream: &TcpStream) -> io::Result<bool> {
+    while !session.output().is_empty() {
+        let output = session.output();
+        let written = match output.pieces() {
+            1 => stream.write(output.first()),
+            _ => stream.write_vectored(&output.slices()),
+        };
+        match written {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(len) => session.written(len),
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock => return Ok(false),
+                ErrorKind::Interrupted => {}
+                _ => return Err(error),
+            },
+        }
+    }
+    Ok(true)
+}

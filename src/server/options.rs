@@ -1,0 +1,96 @@
+//! How a server behaves.
+
+use std::time::Duration;
+
+use crate::protocol::Limits;
+
+/// How a server behaves: a builder.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    pub(crate) password: Option<Vec<u8>>,
+    pub(crate) limits: Limits,
+    pub(crate) clients_max: usize,
+    pub(crate) output_bytes_max: usize,
+    pub(crate) idle_max: Option<Duration>,
+    pub(crate) auth_max: Duration,
+    pub(crate) write_max: Duration,
+    pub(crate) drain_max: Duration,
+    pub(crate) writes_wait: bool,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            password: None,
+            limits: Limits::default(),
+            clients_max: 10_000,
+            output_bytes_max: 64 << 20,
+            idle_max: None,
+            auth_max: Duration::from_secs(10),
+            write_max: Duration::from_secs(30),
+            drain_max: Duration::from_secs(5),
+            writes_wait: true,
+        }
+    }
+}
+
+impl ServerOptions {
+    /// No password, 10,000 connections, 64 MiB of replies waiting a connection.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What `AUTH` must give before anything else is answered. Default: nothing.
+    #[must_use]
+    pub fn password(mut self, password: impl Into<Vec<u8>>) -> Self {
+        self.password = Some(password.into());
+        self
+    }
+
+    /// How much of a request is accepted after `AUTH`. Before it, if there is a password:
+    /// [`Limits::BEFORE_AUTH`].
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Most connections at once; more are told so and closed. Default: 10,000.
+    #[must_use]
+    pub fn clients_max(mut self, clients: usize) -> Self {
+        self.clients_max = clients;
+        self
+    }
+
+    /// Bytes of replies a client may leave unread; who leaves more is cut off. Reading of its
+    /// requests stops long before. Default: 64 MiB, and one reply may always be larger.
+    #[must_use]
+    pub fn output_bytes_max(mut self, bytes: usize) -> Self {
+        self.output_bytes_max = bytes;
+        self
+    }
+
+    /// Closes connections that send nothing for so long. Default: never.
+    #[must_use]
+    pub fn idle_max(mut self, idle: Option<Duration>) -> Self {
+        self.idle_max = idle;
+        self
+    }
+
+    /// How long the end of a server waits for commands that run and replies that are being written.
+    /// Default: 5 s.
+    #[must_use]
+    pub fn drain_max(mut self, drain: Duration) -> Self {
+        self.drain_max = drain;
+        self
+    }
+
+    /// Whether a write may wait for a disk, as at [`crate::Durability::Sync`]. If not, the
+    /// asynchronous server runs it where it is instead of making room for others first. Default: true.
+    #[must_use]
+    pub fn writes_wait(mut self, wait: bool) -> Self {
+        self.writes_wait = wait;
+        self
+    }
+}

@@ -1,0 +1,269 @@
+//! The asynchronous driver: a tokio task for each connection.
+//!
+//! Reads of the store run where the task is: they wait for memory at most. A burst that may write,
+//! hence wait for a disk or for another connection's keys, first lets the other tasks of its thread
+//! move on (`block_in_place`).
+
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::Result;
+use crate::engines::{Engine, EngineError, EngineVisitor, KvsEngine};
+use crate::server::options::ServerOptions;
+use crate::server::session::{Session, Turn};
+use crate::server::shared::{Client, Shared};
+use crate::server::stop::Stopper;
+
+/// How long accepting rests when the process is out of file descriptors.
+const REST: Duration = Duration::from_millis(50);
+
+/// A deadline for who has none.
+const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// A server over any engine, inside a tokio runtime of several threads.
+///
+/// ```no_run
+/// # async fn f() -> kvs::Result<()> {
+/// use kvs::{KvStore, server::AsyncKvsServer};
+///
+/// AsyncKvsServer::new(KvStore::open("my-store")?).run("127.0.0.1:4000").await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct AsyncKvsServer<E> {
+    engine: E,
+    options: ServerOptions,
+    stopper: Stopper,
+}
+
+impl<E: KvsEngine> AsyncKvsServer<E> {
+    /// A server of `engine`.
+    #[must_use]
+    pub fn new(engine: E) -> Self {
+        Self {
+            engine,
+            options: ServerOptions::default(),
+            stopper: Stopper::new(),
+        }
+    }
+
+    /// The same with other options.
+    #[must_use]
+    pub fn options(mut self, options: ServerOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// What ends it from elsewhere.
+    #[must_use]
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
+    }
+
+    /// As [`crate::KvsServer::run`].
+    ///
+    /// # Errors
+    /// As [`crate::KvsServer::run`].
+    pub async fn run(self, addr: impl ToSocketAddrs) -> Result<()> {
+        let listener = TcpListener::bind(addr).await?;
+        self.serve(listener).await
+    }
+
+    /// As [`crate::KvsServer::run_on`].
+    ///
+    /// # Errors
+    /// As [`crate::KvsServer::run`].
+    pub async fn run_on(self, listener: std::net::TcpListener) -> Result<()> {
+        listener.set_nonblocking(true)?;
+        self.serve(TcpListener::from_std(listener)?).await
+    }
+
+    async fn serve(self, listener: TcpListener) -> Result<()> {
+        let run = Run {
+            listener,
+            options: self.options,
+            stopper: self.stopper,
+        };
+        self.engine.visit(run).await
+    }
+}
+
+struct Run {
+    listener: TcpListener,
+    options: ServerOptions,
+    stopper: Stopper,
+}
+
+impl EngineVisitor for Run {
+    type Output = std::pin::Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+
+    fn visit<E: Engine>(self, engine: E) -> Self::Output {
+        Box::pin(serve(engine, self))
+    }
+}
+
+/// Runs what may wait, without holding up the other tasks of this thread.
+fn waiting(work: &mut dyn FnMut()) {
+    let many = Handle::try_current()
+        .is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
+    match many {
+        true => tokio::task::block_in_place(work),
+        false => work(),
+    }
+}
+
+async fn serve<E: Engine>(engine: E, run: Run) -> Result<()> {
+    let Run {
+        listener,
+        options,
+        stopper,
+    } = run;
+    let drain_max = options.drain_max;
+    let shared = Arc::new(Shared::new(engine, options));
+    *shared.addr.lock() = listener.local_addr().ok();
+    let (stop, stopped) = watch::channel(false);
+    stopper.on_stop(move || {
+        stop.send_replace(true);
+    });
+    let mut tasks = JoinSet::new();
+    let mut ended = stopped.clone();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = ended.wait_for(|stopped| *stopped) => break,
+            accepted = listener.accept() => accepted,
+        };
+        // Those that have ended.
+        while tasks.try_join_next().is_some() {}
+        let (stream, addr) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                if !matches!(error.kind(), ErrorKind::ConnectionAborted) {
+                    // Out of descriptors or memory: nobody is helped by trying at once.
+                    tokio::time::sleep(REST).await;
+                }
+                continue;
+            }
+        };
+        let Some(client) = shared.enter(Some(addr), stream.local_addr().ok()) else {
+            let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
+            continue;
+        };
+        let mut session = Session::new(Arc::clone(&shared), Arc::clone(&client));
+        session.on_wait(waiting);
+        if stream.set_nodelay(true).is_ok() {
+            let shared = Arc::clone(&shared);
+            tasks.spawn(connection(stream, session, client, shared, stopped.clone()));
+        }
+    }
+    // Who comes now is refused by the system.
+    drop(listener);
+    let _ = timeout(drain_max, async {
+        while tasks.join_next().await.is_some() {}
+    })
+    .await;
+    tasks.shutdown().await;
+    let mut outcome = Ok(());
+    waiting(&mut || outcome = shared.engine.flush());
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(EngineError::Store(error)) => Err(error),
+        Err(error) => Err(io::Error::other(error).into()),
+    }
+}
+
+/// Serves one connection to its end.
+async fn connection<E: Engine>(
+    mut stream: TcpStream,
+    mut session: Session<E>,
+    client: Arc<Client>,
+    shared: Arc<Shared<E>>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let cut = Arc::new(Notify::new());
+    let cutter = Arc::clone(&cut);
+    client.on_kill(move || cutter.notify_one());
+    let options = &shared.options;
+    loop {
+        let turn = session.turn();
+        if !session.output().is_empty() {
+            let written = tokio::select! {
+                biased;
+                written = write(&mut session, &stream, options) => written,
+                () = cut.notified() => return,
+            };
+            if written.is_err() {
+                return;
+            }
+        }
+        match turn {
+            Turn::Close => return,
+            Turn::More => {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            Turn::Idle => {}
+        }
+        if *stopped.borrow() {
+            // What has come already is answered still.
+            match stream.try_read(session.space()) {
+                Ok(len @ 1..) => session.filled(len),
+                _ => return,
+            }
+            continue;
+        }
+        let patience = match session.is_trusted() {
+            true => options.idle_max.unwrap_or(FOR_EVER),
+            false => options.auth_max,
+        };
+        let read = tokio::select! {
+            read = timeout(patience, stream.read(session.space())) => read,
+            () = cut.notified() => return,
+            _ = stopped.wait_for(|stopped| *stopped) => continue,
+        };
+        match read {
+            Ok(Ok(len @ 1..)) => session.filled(len),
+            Ok(Err(error)) if error.kind() == ErrorKind::Interrupted => {}
+            _ => return,
+        }
+    }
+}
+
+/// Writes all that waits.
+async fn write<E: Engine>(
+    session: &mut Session<E>,
+    stream: &TcpStream,
+    options: &ServerOptions,
+) -> io::Result<()> {
+    while !session.output().is_empty() {
+        let output = session.output();
+        let written = match output.pieces() {
+            1 => stream.try_write(output.first()),
+            _ => stream.try_write_vectored(&output.slices()),
+        };
+        match written {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(len) => session.written(len),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                if output.len() > options.output_bytes_max.max(1 << 20) {
+                    return Err(ErrorKind::OutOfMemory.into());
+                }
+                // A slow reader holds none of the store.
+                output.detach();
+                timeout(options.write_max, stream.writable()).await??;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,682 @@
+//! One connection, without its socket: bytes in, commands run in bursts, bytes out.
+//!
+//! A driver reads into [`Session::space`], tells how much with [`Session::filled`], calls
+//! [`Session::turn`] until it says [`Turn::Idle`], and writes what waits in [`Session::output`].
+//!
+//! A burst is what was pipelined: up to 128 commands or 256 KiB. It runs under the stripes of all
+//! keys that it may write, over one [`View`], and is committed as one batch before any of it is
+//! answered. If the commit fails, every reply that depends on it becomes its error.
+//!
+//! Invariants
+//! - Replies stand in the order of their commands.
+//! - Nothing is answered before it is as durable as the engine makes it.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::engines::{Engine, EngineError, Operation};
+use crate::protocol::command::{Command, ReplyMode, Spec, lookup};
+use crate::protocol::{CommandError, Limits, Output, Reply, RequestParser, Step, Version};
+use crate::server::admin;
+use crate::server::execute::{ReplyOf, engine_error, execute, needs, unsupported};
+use crate::server::locks::{Held, Watch};
+use crate::server::shared::{Client, Shared};
+use crate::server::view::View;
+
+/// Most commands of one burst, and about the most bytes of their requests.
+const BURST_COMMANDS_MAX: usize = 128;
+const BURST_BYTES_MAX: usize = 256 << 10;
+
+/// The least room offered to a read.
+const READ_BYTES: usize = 16 << 10;
+
+/// An input buffer above this is given back when it is empty.
+const KEPT_BYTES_MAX: usize = 256 << 10;
+
+/// Bytes of replies at which a burst is broken off, for the rest to wait until they are written.
+const REPLY_BYTES_MAX: usize = 1 << 20;
+
+/// Wrong passwords that a connection may give.
+const AUTH_TRIES_MAX: u32 = 10;
+
+/// Bytes that a transaction may queue.
+const QUEUE_BYTES_MAX: usize = 64 << 20;
+
+/// What is to be done next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Whole requests wait: call again, when others had their turn.
+    More,
+    /// More bytes are needed.
+    Idle,
+    /// Write what waits, then close.
+    Close,
+}
+
+/// What `MULTI` collects.
+#[derive(Default)]
+struct Queue {
+    requests: Vec<Vec<Vec<u8>>>,
+    bytes: usize,
+    /// A command was refused: `EXEC` will do nothing.
+    spoiled: bool,
+}
+
+/// What commands about the connection change.
+pub struct State {
+    pub client: Arc<Client>,
+    pub version: Version,
+    pub trusted: bool,
+    tries: u32,
+    queue: Option<Queue>,
+    watch: Option<Arc<Watch>>,
+    watched: Vec<Vec<u8>>,
+    mode: ReplyMode,
+    /// No more requests are read.
+    pub closing: bool,
+}
+
+/// See the head of this file.
+pub struct Session<E: Engine> {
+    shared: Arc<Shared<E>>,
+    state: State,
+    parser: RequestParser,
+    /// Bytes that were read stand in `start..end`; the rest is room.
+    input: Vec<u8>,
+    start: usize,
+    end: usize,
+    output: Output<E::Value>,
+    /// Runs what may wait for a disk or another connection.
+    wait: Wait,
+}
+
+/// Runs a piece of work, once.
+pub type Wait = fn(&mut dyn FnMut());
+
+impl<E: Engine> Drop for Session<E> {
+    fn drop(&mut self) {
+        self.shared.leave(&self.state.client);
+    }
+}
+
+impl<E: Engine> Session<E> {
+    pub fn new(shared: Arc<Shared<E>>, client: Arc<Client>) -> Self {
+        let trusted = shared.options.password.is_none();
+        let limits = match trusted {
+            true => shared.options.limits,
+            false => Limits::BEFORE_AUTH,
+        };
+        Self {
+            state: State {
+                client,
+                version: Version::Resp2,
+                trusted,
+                tries: 0,
+                queue: None,
+                watch: None,
+                watched: Vec::new(),
+                mode: ReplyMode::On,
+                closing: false,
+            },
+            shared,
+            parser: RequestParser::new(limits),
+            input: Vec::new(),
+            start: 0,
+            end: 0,
+            output: Output::new(),
+            wait: |work| work(),
+        }
+    }
+
+    /// How work that may wait is to be run; if nobody says, like any other.
+    #[cfg_attr(not(feature = "async"), allow(dead_code, reason = "a thread may wait"))]
+    pub fn on_wait(&mut self, wait: Wait) {
+        self.wait = wait;
+    }
+
+    /// Whether it has said the password, if there is one.
+    pub fn is_trusted(&self) -> bool {
+        self.state.trusted
+    }
+
+    /// Room for bytes to be read.
+    pub fn space(&mut self) -> &mut [u8] {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            if self.input.len() > KEPT_BYTES_MAX {
+                self.input = Vec::new();
+            }
+        }
+        if self.input.len() - self.end < READ_BYTES && self.start > 0 {
+            self.input.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        if self.input.len() - self.end < READ_BYTES {
+            // Grows by what has come, never by what was announced.
+            self.input.resize(READ_BYTES.max(2 * self.input.len()), 0);
+        }
+        &mut self.input[self.end..]
+    }
+
+    /// So many bytes were read into the room.
+    pub fn filled(&mut self, len: usize) {
+        self.shared.counters.add(|c| &c.read_bytes, len as u64);
+        self.end += len;
+        debug_assert!(self.end <= self.input.len());
+    }
+
+    /// Replies that wait to be written.
+    pub fn output(&mut self) -> &mut Output<E::Value> {
+        &mut self.output
+    }
+
+    /// So many bytes of the output were written.
+    pub fn written(&mut self, len: usize) {
+        self.shared.counters.add(|c| &c.written_bytes, len as u64);
+        self.output.advance(len);
+    }
+
+    /// Runs the next burst, if a whole request is there.
+    pub fn turn(&mut self) -> Turn {
+        if self.state.closing || self.state.client.is_killed() {
+            return Turn::Close;
+        }
+        let input = std::mem::take(&mut self.input);
+        let turn = self.burst(&input);
+        self.input = input;
+        turn
+    }
+
+    fn burst(&mut self, input: &[u8]) -> Turn {
+        // Before AUTH one by one, for the limits that the next request is read with.
+        let most = match self.state.trusted {
+            true => BURST_COMMANDS_MAX,
+            false => 1,
+        };
+        let first = self.start;
+        let mut args: Vec<&[u8]> = Vec::new();
+        // Their arguments, and where the next one begins.
+        let mut requests: Vec<(Range<usize>, usize)> = Vec::new();
+        let mut end = Turn::More;
+        let mut refused = None;
+        while requests.len() < most && self.start - first < BURST_BYTES_MAX {
+            let rest = &input[self.start..self.end];
+            match self.parser.step(rest) {
+                Ok(Step::NeedMore) => {
+                    end = Turn::Idle;
+                    break;
+                }
+                Ok(Step::Request { args: found, used }) => {
+                    self.start += used;
+                    if !found.is_empty() {
+                        let first = args.len();
+                        args.extend(found.iter().map(|range| &rest[range.clone()]));
+                        requests.push((first..args.len(), self.start));
+                    }
+                }
+                Err(error) => {
+                    refused = Some(error);
+                    break;
+                }
+            }
+        }
+        let whole: Vec<&[&[u8]]> = requests.iter().map(|(at, _)| &args[at.clone()]).collect();
+        let mut ran = 0;
+        // A command that takes long runs alone: it holds up nobody who waits for a key of its
+        // neighbours.
+        for run in whole.chunk_by(|a, b| !is_long(a) && !is_long(b)) {
+            let done = self.run(run);
+            ran += done;
+            if self.state.closing || done < run.len() {
+                break;
+            }
+        }
+        if ran < whole.len() && !self.state.closing {
+            // The replies so far are large: the rest waits until they are written. What the parser
+            // knows of a request behind them is found again.
+            self.start = requests[ran - 1].1;
+            self.parser = RequestParser::new(self.limits());
+            return Turn::More;
+        }
+        if let Some(error) = refused
+            && !self.state.closing
+        {
+            let reply = Reply::error(format_args!("ERR {error}"));
+            self.output.encode(reply, self.state.version);
+            self.state.closing = true;
+        }
+        match self.state.closing {
+            true => Turn::Close,
+            false => end,
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        match self.state.trusted {
+            true => self.shared.options.limits,
+            false => Limits::BEFORE_AUTH,
+        }
+    }
+
+    /// Runs `requests` until the replies are large, at least one; commits them, puts their replies
+    /// into the output, and returns how many it were.
+    fn run(&mut self, requests: &[&[&[u8]]]) -> usize {
+        let mut stripes = self.stripes(requests);
+        let writes = self.shared.options.writes_wait && !stripes.is_empty();
+        if !writes && !requests.iter().any(|request| is_long(request)) {
+            return self.run_here(requests, &mut stripes);
+        }
+        let mut ran = 0;
+        (self.wait)(&mut || ran = self.run_here(requests, &mut stripes));
+        ran
+    }
+
+    fn run_here(&mut self, requests: &[&[&[u8]]], stripes: &mut Vec<usize>) -> usize {
+        let shared = Arc::clone(&self.shared);
+        let engine = &shared.engine;
+        let batches = engine.supports(Operation::Batch);
+        let mut held = shared.locks.lock(stripes);
+        let mut view = View::new(engine);
+        let mut replies: Vec<Pending<E>> = Vec::with_capacity(requests.len());
+        // Replies that are true only if the changes so far are committed.
+        let mut depending = Vec::new();
+        let mut reply_bytes = 0;
+        for request in requests {
+            if request[0].eq_ignore_ascii_case(b"watch") && view.changed() > 0 {
+                // What was changed before is no change of what is watched from here on.
+                commit(&mut view, &mut held, &mut replies, &mut depending);
+            }
+            let reply = self.state.answer(request, &shared, &mut view, &mut held);
+            let mode = self.state.mode;
+            if mode == ReplyMode::Skip && !is_reply_skip(request) {
+                self.state.mode = ReplyMode::On;
+            }
+            if view.take_depends() {
+                depending.push(replies.len());
+            }
+            reply_bytes += size(&reply);
+            replies.push(Pending {
+                reply: (mode == ReplyMode::On).then_some(reply),
+                version: self.state.version,
+            });
+            if !batches {
+                commit(&mut view, &mut held, &mut replies, &mut depending);
+            }
+            if self.state.closing || reply_bytes > REPLY_BYTES_MAX {
+                break;
+            }
+        }
+        commit(&mut view, &mut held, &mut replies, &mut depending);
+        drop(held);
+        self.parser.set_limits(self.limits());
+        let ran = replies.len();
+        shared.counters.add(|c| &c.commands, ran as u64);
+        for Pending { reply, version } in replies {
+            let Some(reply) = reply else { continue };
+            if matches!(reply, Reply::Error(_)) {
+                shared.counters.add(|c| &c.errors, 1);
+            }
+            self.output.encode(reply, version);
+        }
+        ran
+    }
+
+    /// The stripes of all keys that the burst may write, or must find unchanged.
+    fn stripes(&self, requests: &[&[&[u8]]]) -> Vec<usize> {
+        let locks = &self.shared.locks;
+        let mut stripes = Vec::new();
+        let mut transaction = self.state.queue.is_some();
+        let mut add = |spec: &Spec, request: &[&[u8]]| {
+            let keys = spec.key_positions(request.len());
+            stripes.extend(keys.map(|at| locks.stripe(request[at])));
+        };
+        for request in requests {
+            let Some(spec) = lookup(request[0]) else {
+                continue;
+            };
+            transaction |= spec.name == "multi";
+            if spec.writes || transaction || spec.name == "watch" {
+                add(spec, request);
+            }
+        }
+        if transaction {
+            for request in self.state.queue.iter().flat_map(|queue| &queue.requests) {
+                let request: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
+                if let Some(spec) = lookup(request[0]) {
+                    add(spec, &request);
+                }
+            }
+            let watched = self.state.watched.iter();
+            stripes.extend(watched.map(|key| locks.stripe(key)));
+        }
+        stripes
+    }
+}
+
+/// A reply that may still become an error.
+struct Pending<E: Engine> {
+    /// `None`: the client wants none.
+    reply: Option<ReplyOf<E>>,
+    version: Version,
+}
+
+/// Whether a command may take long on a large store.
+fn is_long(request: &[&[u8]]) -> bool {
+    let name = lookup(request[0]).map_or("", |spec| spec.name);
+    name.starts_with("kvs.") && name != "kvs.cas" || matches!(name, "keys" | "randomkey" | "scan")
+}
+
+/// About how many bytes `reply` takes.
+fn size<V: AsRef<[u8]>>(reply: &Reply<V>) -> usize {
+    match reply {
+        Reply::Bulk(bytes) => bytes.len(),
+        Reply::Value(value) => value.as_ref().len(),
+        Reply::Array(items) => items.iter().map(size).sum(),
+        _ => 0,
+    }
+}
+
+/// Gives the changes to the engine and tells those who watch; a failure becomes the answer of all
+/// that depend on it.
+fn commit<E: Engine>(
+    view: &mut View<'_, E>,
+    held: &mut Held<'_>,
+    replies: &mut [Pending<E>],
+    depending: &mut Vec<usize>,
+) {
+    let outcome = view.commit();
+    // Also after a failure: what became of them is not known for every error.
+    view.changed_keys().for_each(|key| held.changed(key));
+    view.clear();
+    if let Err(error) = outcome {
+        for at in depending.iter() {
+            if let Some(reply) = &mut replies[*at].reply {
+                *reply = engine_error(view.engine, &error);
+            }
+        }
+    }
+    depending.clear();
+}
+
+fn is_reply_skip(request: &[&[u8]]) -> bool {
+    let is = |at: usize, word: &[u8]| {
+        let arg = request.get(at);
+        arg.is_some_and(|arg| arg.eq_ignore_ascii_case(word))
+    };
+    is(0, b"client") && is(1, b"reply") && is(2, b"skip")
+}
+
+/// What Redis says in front of whatever needs a password.
+const NO_AUTH: &[u8] = b"NOAUTH Authentication required.";
+
+impl State {
+    /// The answer to one request.
+    fn answer<E: Engine>(
+        &mut self,
+        request: &[&[u8]],
+        shared: &Shared<E>,
+        view: &mut View<'_, E>,
+        held: &mut Held<'_>,
+    ) -> ReplyOf<E> {
+        let spec = lookup(request[0]);
+        let name = spec.map_or("unknown", |spec| spec.name);
+        *self.client.last.lock() = name;
+        if !self.trusted && !matches!(name, "auth" | "hello" | "quit" | "reset") {
+            return Reply::Error(NO_AUTH.into());
+        }
+        let lacks = needs(name).filter(|needed| !view.engine.supports(*needed));
+        if let Some(operation) = lacks {
+            self.spoil();
+            return unsupported(view.engine, operation);
+        }
+        let command = match Command::parse(request) {
+            Ok(command) => command,
+            // Redis looks at names and numbers of arguments when it queues, at the rest when it runs.
+            Err(error) => {
+                let counted = spec.is_some_and(|spec| spec.takes(request.len()));
+                let refused = match &error {
+                    CommandError::Unknown { .. } | CommandError::UnknownSubcommand { .. } => true,
+                    CommandError::Arity { command } => !counted || command.contains('|'),
+                    _ => false,
+                };
+                if refused {
+                    self.spoil();
+                } else if let Some(reply) = self.queue(request) {
+                    return reply;
+                }
+                return Reply::error(error);
+            }
+        };
+        if let Some(reply) = self.transaction(&command, request, shared, view, held) {
+            return reply;
+        }
+        self.one(&command, shared, view)
+    }
+
+    /// Runs a command that is not about transactions.
+    fn one<E: Engine>(
+        &mut self,
+        command: &Command<'_>,
+        shared: &Shared<E>,
+        view: &mut View<'_, E>,
+    ) -> ReplyOf<E> {
+        match execute(command, view) {
+            Some(reply) => {
+                if let Command::Get(_) = command {
+                    match reply {
+                        Reply::Null => shared.counters.add(|c| &c.misses, 1),
+                        Reply::Error(_) => {}
+                        _ => shared.counters.add(|c| &c.hits, 1),
+                    }
+                }
+                reply
+            }
+            None => self.connection(command, shared),
+        }
+    }
+
+    /// `MULTI`, `EXEC`, `DISCARD`, `WATCH`, `UNWATCH`, and what is queued for `EXEC`.
+    fn transaction<E: Engine>(
+        &mut self,
+        command: &Command<'_>,
+        request: &[&[u8]],
+        shared: &Shared<E>,
+        view: &mut View<'_, E>,
+        held: &mut Held<'_>,
+    ) -> Option<ReplyOf<E>> {
+        let refuse = |text: &'static str| Some(Reply::error(CommandError::Other(text)));
+        match (command, &self.queue) {
+            (Command::Multi, None) => {
+                self.queue = Some(Queue::default());
+                Some(Reply::OK)
+            }
+            (Command::Multi, Some(_)) => refuse("MULTI calls can not be nested"),
+            (Command::Exec, None) => refuse("EXEC without MULTI"),
+            (Command::Discard, None) => refuse("DISCARD without MULTI"),
+            (Command::Exec, Some(_)) => {
+                let queue = self.queue.take().unwrap_or_default();
+                Some(self.exec(queue, shared, view, held))
+            }
+            (Command::Discard, Some(_)) => {
+                self.queue = None;
+                self.unwatch();
+                Some(Reply::OK)
+            }
+            (Command::Watch(_), Some(_)) => refuse("WATCH inside MULTI is not allowed"),
+            (Command::Watch(keys), None) => {
+                let watch = self.watch.get_or_insert_default();
+                keys.iter().for_each(|key| held.watch(key, watch));
+                self.watched.extend(keys.iter().map(|key| key.to_vec()));
+                Some(Reply::OK)
+            }
+            (Command::Quit | Command::Reset, _) => None,
+            (Command::Unwatch, None) => {
+                self.unwatch();
+                Some(Reply::OK)
+            }
+            (_, Some(_)) => self.queue(request),
+            (_, None) => None,
+        }
+    }
+
+    /// `EXEC` will do nothing.
+    fn spoil(&mut self) {
+        if let Some(queue) = &mut self.queue {
+            queue.spoiled = true;
+        }
+    }
+
+    /// Keeps a request for `EXEC`, inside a transaction.
+    fn queue<V>(&mut self, request: &[&[u8]]) -> Option<Reply<V>> {
+        let queue = self.queue.as_mut()?;
+        let bytes: usize = request.iter().map(|arg| arg.len() + 64).sum();
+        if queue.bytes + bytes > QUEUE_BYTES_MAX {
+            queue.spoiled = true;
+            let text = "transaction too large";
+            return Some(Reply::error(CommandError::Other(text)));
+        }
+        queue.bytes += bytes;
+        let own = |arg: &&[u8]| arg.to_vec();
+        queue.requests.push(request.iter().map(own).collect());
+        Some(Reply::Simple(b"QUEUED".into()))
+    }
+
+    fn unwatch(&mut self) {
+        self.watch = None;
+        self.watched.clear();
+    }
+
+    fn exec<E: Engine>(
+        &mut self,
+        queue: Queue,
+        shared: &Shared<E>,
+        view: &mut View<'_, E>,
+        held: &mut Held<'_>,
+    ) -> ReplyOf<E> {
+        let watch = self.watch.take();
+        self.watched.clear();
+        if queue.spoiled {
+            let text = b"EXECABORT Transaction discarded because of previous errors.";
+            return Reply::Error(text[..].into());
+        }
+        // What this burst changed before counts like any other change.
+        if watch.is_some() {
+            view.changed_keys().for_each(|key| held.changed(key));
+        }
+        if watch.is_some_and(|watch| watch.has_changed()) {
+            return Reply::NullArray;
+        }
+        let mut replies = Vec::with_capacity(queue.requests.len());
+        for request in &queue.requests {
+            let request: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
+            // It was parsed when it was queued.
+            let reply = match Command::parse(&request) {
+                Err(error) => Reply::error(error),
+                Ok(Command::Unwatch) => Reply::OK,
+                Ok(command) => self.one(&command, shared, view),
+            };
+            replies.push(reply);
+        }
+        if view.changed() > 1 && !view.engine.supports(Operation::Batch) {
+            let operation = Operation::Batch;
+            view.clear();
+            return engine_error(view.engine, &EngineError::Unsupported { operation });
+        }
+        Reply::Array(replies)
+    }
+
+    /// A command about the connection or the server.
+    fn connection<E: Engine>(&mut self, command: &Command<'_>, shared: &Shared<E>) -> ReplyOf<E> {
+        match command {
+            Command::Quit => {
+                self.closing = true;
+                Reply::OK
+            }
+            Command::Reset => {
+                self.queue = None;
+                self.unwatch();
+                self.mode = ReplyMode::On;
+                self.version = Version::Resp2;
+                self.trusted = shared.options.password.is_none();
+                self.client.name.lock().clear();
+                Reply::Simple(b"RESET".into())
+            }
+            Command::Auth { user, password } => match self.auth(*user, password, shared) {
+                Ok(()) => Reply::OK,
+                Err(text) => Reply::Error(text.into()),
+            },
+            Command::Hello(hello) => {
+                let version = match hello.version {
+                    None => self.version,
+                    Some(2) => Version::Resp2,
+                    Some(3) => Version::Resp3,
+                    Some(_) => {
+                        return Reply::Error(b"NOPROTO unsupported protocol version"[..].into());
+                    }
+                };
+                if let Some((user, password)) = hello.auth
+                    && let Err(text) = self.auth(Some(user), password, shared)
+                {
+                    return Reply::Error(text.into());
+                }
+                if !self.trusted {
+                    let text =
+                        b"NOAUTH HELLO must be called with the client already authenticated, \
+                        otherwise the HELLO <proto> AUTH <user> <pass> option can be used to \
+                        authenticate the client and select the RESP protocol version at the same \
+                        time";
+                    return Reply::Error(text[..].into());
+                }
+                if let Some(name) = hello.name {
+                    if !admin::is_name(name) {
+                        return Reply::error(CommandError::Other(admin::BAD_NAME));
+                    }
+                    *self.client.name.lock() = name.to_vec();
+                }
+                self.version = version;
+                admin::hello(&self.client, version)
+            }
+            Command::Client(crate::protocol::command::Client::Reply(mode)) => {
+                self.mode = *mode;
+                Reply::OK
+            }
+            other => admin::answer(other, &self.client, shared),
+        }
+    }
+
+    fn auth<E>(
+        &mut self,
+        user: Option<&[u8]>,
+        password: &[u8],
+        shared: &Shared<E>,
+    ) -> Result<(), &'static [u8]> {
+        let Some(wanted) = &shared.options.password else {
+            // Redis takes any password for a user that has none, but not without the user's name.
+            return match user {
+                Some(b"default") => Ok(()),
+                Some(_) => Err(admin::WRONG_PASSWORD),
+                None => Err(admin::NO_PASSWORD),
+            };
+        };
+        let user = user.is_none_or(|user| user == b"default");
+        if same(wanted, password) && user {
+            self.trusted = true;
+            self.tries = 0;
+            return Ok(());
+        }
+        self.tries += 1;
+        self.closing |= self.tries >= AUTH_TRIES_MAX;
+        Err(admin::WRONG_PASSWORD)
+    }
+}
+
+/// Compares in a time that depends on the length of `given` alone.
+fn same(wanted: &[u8], given: &[u8]) -> bool {
+    let mut different = usize::from(wanted.len() != given.len());
+    for (at, byte) in given.iter().enumerate() {
+        let other = wanted.get(at).copied().unwrap_or(0);
+        different |= usize::from(std::hint::black_box(byte ^ other));
+    }
+    std::hint::black_box(different) == 0
+}

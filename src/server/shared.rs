@@ -1,0 +1,155 @@
+//! What all connections of a server share.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::server::locks::Locks;
+use crate::server::options::ServerOptions;
+
+/// A connection as the others see it.
+pub struct Client {
+    pub id: u64,
+    pub addr: Option<SocketAddr>,
+    pub laddr: Option<SocketAddr>,
+    pub since: Instant,
+    pub name: Mutex<Vec<u8>>,
+    pub lib_name: Mutex<Vec<u8>>,
+    pub lib_version: Mutex<Vec<u8>>,
+    /// Name of the last command.
+    pub last: Mutex<&'static str>,
+    killed: AtomicBool,
+    /// Ends the connection from outside.
+    cut: Mutex<Option<Cut>>,
+}
+
+type Cut = Arc<dyn Fn() + Send + Sync>;
+
+impl Client {
+    /// Ends the connection; what it asked for and is not answered yet is done all the same.
+    pub fn kill(&self) {
+        self.killed.store(true, Ordering::Release);
+        // Not under the lock: what it cuts may be dropped by it, and then leaves.
+        let cut = self.cut.lock().clone();
+        if let Some(cut) = cut {
+            cut();
+        }
+    }
+
+    pub fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::Acquire)
+    }
+
+    /// How `kill` wakes who waits for the connection.
+    pub fn on_kill(&self, cut: impl Fn() + Send + Sync + 'static) {
+        *self.cut.lock() = Some(Arc::new(cut));
+        // Killed before anybody listened.
+        if self.is_killed() {
+            self.kill();
+        }
+    }
+}
+
+/// Counters since the start, or since `CONFIG RESETSTAT`.
+#[derive(Default)]
+pub struct Counters {
+    pub commands: AtomicU64,
+    pub connections: AtomicU64,
+    pub rejected: AtomicU64,
+    pub read_bytes: AtomicU64,
+    pub written_bytes: AtomicU64,
+    pub hits: AtomicU64,
+    pub misses: AtomicU64,
+    pub errors: AtomicU64,
+}
+
+impl Counters {
+    pub fn add(&self, counter: fn(&Self) -> &AtomicU64, by: u64) {
+        counter(self).fetch_add(by, Ordering::Relaxed);
+    }
+
+    pub fn reset(&self) {
+        for counter in [
+            &self.commands,
+            &self.connections,
+            &self.rejected,
+            &self.read_bytes,
+            &self.written_bytes,
+            &self.hits,
+            &self.misses,
+            &self.errors,
+        ] {
+            counter.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// See the head of this file.
+pub struct Shared<E> {
+    pub engine: E,
+    pub options: ServerOptions,
+    pub locks: Locks,
+    pub counters: Counters,
+    pub since: Instant,
+    /// Where it listens.
+    pub addr: Mutex<Option<SocketAddr>>,
+    next_id: AtomicU64,
+    clients: Mutex<BTreeMap<u64, Arc<Client>>>,
+}
+
+impl<E> Shared<E> {
+    pub fn new(engine: E, options: ServerOptions) -> Self {
+        Self {
+            engine,
+            options,
+            locks: Locks::default(),
+            counters: Counters::default(),
+            since: Instant::now(),
+            addr: Mutex::new(None),
+            next_id: AtomicU64::new(1),
+            clients: Mutex::default(),
+        }
+    }
+
+    /// A new connection, listed until `leave`; `None` if there are too many.
+    pub fn enter(
+        &self,
+        addr: Option<SocketAddr>,
+        laddr: Option<SocketAddr>,
+    ) -> Option<Arc<Client>> {
+        let mut clients = self.clients.lock();
+        if clients.len() >= self.options.clients_max {
+            self.counters.add(|c| &c.rejected, 1);
+            return None;
+        }
+        self.counters.add(|c| &c.connections, 1);
+        let client = Arc::new(Client {
+            id: self.next_id.fetch_add(1, Ordering::Relaxed),
+            addr,
+            laddr,
+            since: Instant::now(),
+            name: Mutex::default(),
+            lib_name: Mutex::default(),
+            lib_version: Mutex::default(),
+            last: Mutex::new("NULL"),
+            killed: AtomicBool::new(false),
+            cut: Mutex::new(None),
+        });
+        clients.insert(client.id, Arc::clone(&client));
+        Some(client)
+    }
+
+    pub fn leave(&self, client: &Client) {
+        self.clients.lock().remove(&client.id);
+        let cut = client.cut.lock().take();
+        drop(cut);
+    }
+
+    pub fn clients(&self) -> Vec<Arc<Client>> {
+        self.clients.lock().values().cloned().collect()
+    }
+}

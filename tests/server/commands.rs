@@ -1,0 +1,423 @@
+//! What Redis would answer, and what a transaction sees.
+
+use std::io::{Read, Write};
+
+use kvs::KvsClient;
+use kvs::protocol::Reply;
+
+use crate::harness::{ask, everywhere, script, show, words};
+
+#[test]
+fn values_are_what_redis_makes_of_them() {
+    let commands = "
+        GET a => (nil)
+        SET a 1 => OK
+        GET a => \"1\"
+        SET a 2 GET => \"1\"
+        SET a 3 NX => (nil)
+        SET b 3 NX => OK
+        SET c 3 XX => (nil)
+        SET b 4 XX GET => \"3\"
+        SET b 5 IFEQ 3 => (nil)
+        SET b 5 IFEQ 4 => OK
+        SET b 6 KEEPTTL => OK
+        SET n 1 NX GET => (nil)
+        SETNX a 1 => :0
+        SETNX d 1 => :1
+        GETSET a x => \"2\"
+        GETSET e x => (nil)
+        GETDEL e => \"x\"
+        GETDEL e => (nil)
+        GETEX a => \"x\"
+        MGET a b c => [\"x\" \"6\" (nil)]
+        MSET a 1 b 2 a 3 => OK
+        MGET a b => [\"3\" \"2\"]
+        MSETNX b 1 z 1 => :0
+        EXISTS z => :0
+        MSETNX y 1 z 1 => :1
+        APPEND s he => :2
+        APPEND s llo => :5
+        STRLEN s => :5
+        STRLEN none => :0
+        GETRANGE s 0 -1 => \"hello\"
+        GETRANGE s 1 3 => \"ell\"
+        GETRANGE s -3 -2 => \"ll\"
+        GETRANGE s 3 1 => \"\"
+        GETRANGE s 9 10 => \"\"
+        GETRANGE s -100 100 => \"hello\"
+        GETRANGE s -9223372036854775808 9223372036854775807 => \"hello\"
+        SETRANGE s 1 ipp => :5
+        GET s => \"hippo\"
+        SETRANGE s 7 ! => :8
+        GET s => \"hippo\\x00\\x00!\"
+        SETRANGE none 5 '' => :0
+        EXISTS none => :0
+        SETRANGE s 67108864 x => -ERR string exceeds maximum allowed size (proto-max-bulk-len)
+        SETRANGE s 9223372036854775807 x => -ERR string exceeds maximum allowed size (proto-max-bulk-len)
+        INCR i => :1
+        INCRBY i 41 => :42
+        DECR i => :41
+        DECRBY i -1 => :42
+        GET i => \"42\"
+        SET i 9223372036854775807 => OK
+        INCR i => -ERR increment or decrement would overflow
+        GET i => \"9223372036854775807\"
+        INCR s => -ERR value is not an integer or out of range
+        INCRBYFLOAT f 0.1 => \"0.1\"
+        INCRBYFLOAT f 0.2 => \"0.3\"
+        INCRBYFLOAT f 5.0e3 => \"5000.3\"
+        INCRBYFLOAT s 1 => -ERR value is not a valid float
+        INCRBYFLOAT f inf => -ERR increment would produce NaN or Infinity
+        KVS.CAS cas ABSENT SET 1 => :1
+        KVS.CAS cas ABSENT SET 2 => :0
+        KVS.CAS cas VALUE 2 SET 3 => :0
+        KVS.CAS cas VALUE 1 SET 3 => :1
+        KVS.CAS cas VALUE 3 DEL => :1
+        EXISTS cas => :0
+        SET '' empty => OK
+        GET '' => \"empty\"
+    ";
+    everywhere(|running| script(running, commands));
+}
+
+#[test]
+fn keys_are_what_redis_makes_of_them() {
+    let commands = "
+        SET a 1 => OK
+        SET b 2 => OK
+        EXISTS a b c a => :3
+        TOUCH a c => :1
+        TYPE a => string
+        TYPE c => none
+        DEL a c a => :1
+        UNLINK b => :1
+        DBSIZE => :0
+        RANDOMKEY => (nil)
+        SET k1 1 => OK
+        RANDOMKEY => \"k1\"
+        RENAME k1 k2 => OK
+        RENAME k1 k2 => -ERR no such key
+        RENAME k2 k2 => OK
+        GET k2 => \"1\"
+        SET k3 3 => OK
+        RENAMENX k2 k3 => :0
+        RENAMENX k2 k4 => :1
+        COPY k3 k4 => :0
+        COPY k3 k4 REPLACE => :1
+        COPY k3 k3 => -ERR source and destination objects are the same
+        COPY none k5 => :0
+        COPY k3 k5 DB 0 => :1
+        COPY k3 k5 DB 1 => -ERR DB index is out of range
+        GET k4 => \"3\"
+        DBSIZE => :3
+        KEYS k3 => [\"k3\"]
+        KEYS *[5-9] => [\"k5\"]
+        KEYS x* => []
+        DBSIZE extra => -ERR wrong number of arguments for 'dbsize' command
+    ";
+    everywhere(|running| script(running, commands));
+}
+
+#[test]
+fn the_connection_is_told_about_in_the_words_of_redis() {
+    let commands = "
+        PING => PONG
+        PING hi => \"hi\"
+        ECHO hi => \"hi\"
+        SELECT 0 => OK
+        SELECT 1 => -ERR DB index is out of range
+        CLIENT GETNAME => (nil)
+        CLIENT SETNAME me => OK
+        CLIENT GETNAME => \"me\"
+        CLIENT SETINFO LIB-NAME x => OK
+        CLIENT SETINFO LIB-COLOUR x => -ERR Unrecognized option 'LIB-COLOUR'
+        CLIENT NO-EVICT on => OK
+        CLIENT NO-TOUCH off => OK
+        CLIENT MAINT_NOTIFICATIONS ON => -ERR unknown subcommand 'MAINT_NOTIFICATIONS'. Try CLIENT HELP.
+        CLIENT KILL 1.2.3.4:5 => -ERR No such client
+        CLIENT KILL ID 999999 => :0
+        AUTH x => -ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?
+        AUTH default x => OK
+        HELLO 4 => -NOPROTO unsupported protocol version
+        CONFIG GET appendonly => [\"appendonly\" \"yes\"]
+        CONFIG GET sav? => [\"save\" \"\"]
+        CONFIG GET nothing => []
+        CONFIG SET save x => -ERR CONFIG SET failed (possibly related to argument 'save') - can't set immutable config
+        CONFIG SET foo x => -ERR Unknown option or number of arguments for CONFIG SET - 'foo'
+        CONFIG RESETSTAT => OK
+        COMMAND GETKEYS MSET a 1 b 2 => [\"a\" \"b\"]
+        COMMAND GETKEYS PING hi => -ERR The command has no key arguments
+        COMMAND INFO nothing => [(nil array)]
+        LPUSH a b => -ERR unknown command 'LPUSH', with args beginning with: 'a' 'b'
+        GET => -ERR wrong number of arguments for 'get' command
+        EXEC => -ERR EXEC without MULTI
+        DISCARD => -ERR DISCARD without MULTI
+        RESET => RESET
+    ";
+    everywhere(|running| script(running, commands));
+}
+
+#[test]
+fn what_an_engine_lacks_is_said_and_not_offered() {
+    everywhere(|running| {
+        let mut client = running.client();
+        for command in [
+            "TTL a",
+            "PTTL a",
+            "EXPIRE a 1",
+            "PEXPIREAT a 1",
+            "PERSIST a",
+            "EXPIRETIME a",
+            "SETEX a 1 b",
+            "SET a b EX 1",
+            "GETEX a PERSIST",
+        ] {
+            let wanted = "-ERR expiry not supported by engine 'kvs'";
+            assert_eq!(ask(&mut client, command), wanted, "{command}");
+        }
+        assert_eq!(
+            ask(&mut client, "SCAN 0"),
+            "-ERR cursor not supported by engine 'kvs'"
+        );
+        let wanted = "-ERR checkpoint not supported by engine 'kvs'";
+        assert_eq!(ask(&mut client, "KVS.CHECKPOINT"), wanted);
+        assert_eq!(
+            ask(&mut client, "COMMAND INFO ttl scan"),
+            "[(nil array) (nil array)]"
+        );
+        let list = ask(&mut client, "COMMAND LIST");
+        assert!(
+            list.contains("\"kvs.compact\"") && list.contains("\"get\""),
+            "{list}"
+        );
+        assert!(
+            !list.contains("\"expire\"") && !list.contains("\"scan\""),
+            "{list}"
+        );
+        let count: i64 = ask(&mut client, "COMMAND COUNT")[1..].parse().unwrap();
+        assert_eq!(count, list.split(' ').count() as i64);
+        let stats = ask(&mut client, "KVS.STATS");
+        assert!(
+            stats.starts_with("[\"keys\" :0 \"live_bytes\" :"),
+            "{stats}"
+        );
+        let verified = ask(&mut client, "KVS.VERIFY");
+        assert!(verified.ends_with("\"damage\" :0]"), "{verified}");
+        assert!(ask(&mut client, "KVS.COMPACT").starts_with("[\"segments_before\""));
+    });
+}
+
+// RESP3.
+
+#[test]
+fn hello_changes_the_protocol_from_its_own_reply_on() {
+    everywhere(|running| {
+        let mut client = running.client();
+        let replies = client
+            .pipeline()
+            .arg(["CONFIG", "GET", "save"])
+            .arg(["HELLO", "3", "SETNAME", "me"])
+            .arg(["CONFIG", "GET", "save"])
+            .arg(["GET", "none"])
+            .run()
+            .unwrap();
+        assert!(matches!(replies[0], Reply::Array(_)), "{replies:?}");
+        let Reply::Map(hello) = &replies[1] else {
+            panic!("{replies:?}")
+        };
+        let proto = (Reply::bulk("proto"), Reply::Integer(3));
+        assert!(hello.contains(&proto), "{hello:?}");
+        assert!(matches!(replies[2], Reply::Map(_)), "{replies:?}");
+        assert_eq!(replies[3], Reply::Null);
+        let mut socket = running.socket();
+        socket
+            .write_all(b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n*2\r\n$3\r\nGET\r\n$1\r\nx\r\n")
+            .unwrap();
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(b"_\r\n") {
+            let mut piece = [0; 512];
+            let len = socket.read(&mut piece).unwrap();
+            assert!(len > 0, "{}", bytes.escape_ascii());
+            bytes.extend(&piece[..len]);
+        }
+        assert!(bytes.starts_with(b"%7\r\n"), "{}", bytes.escape_ascii());
+    });
+}
+
+// Transactions.
+
+#[test]
+fn a_transaction_is_whole_or_nothing() {
+    let commands = "
+        MULTI => OK
+        MULTI => -ERR MULTI calls can not be nested
+        WATCH a => -ERR WATCH inside MULTI is not allowed
+        SET a 1 => QUEUED
+        INCR a => QUEUED
+        GET a => QUEUED
+        DBSIZE => QUEUED
+        KEYS * => QUEUED
+        DEL a => QUEUED
+        SET b 2 => QUEUED
+        INCR c => QUEUED
+        EXEC => [OK :2 \"2\" :1 [\"a\"] :1 OK :1]
+        MGET a b c => [(nil) \"2\" \"1\"]
+        MULTI => OK
+        SET a 1 => QUEUED
+        DISCARD => OK
+        GET a => (nil)
+        MULTI => OK
+        SET a 1 => QUEUED
+        FOO => -ERR unknown command 'FOO', with args beginning with:
+        EXEC => -EXECABORT Transaction discarded because of previous errors.
+        GET a => (nil)
+        MULTI => OK
+        SET a x => QUEUED
+        INCR a => QUEUED
+        SET b y => QUEUED
+        EXEC => [OK -ERR value is not an integer or out of range OK]
+        MGET a b => [\"x\" \"y\"]
+        WATCH a => OK
+        UNWATCH => OK
+        WATCH a => OK
+        SET a changed => OK
+        MULTI => OK
+        SET a 1 => QUEUED
+        EXEC => (nil array)
+        GET a => \"changed\"
+        SET a again => OK
+        WATCH a => OK
+        MULTI => OK
+        SET a 1 => QUEUED
+        EXEC => [OK]
+        MULTI => OK
+        RESET => RESET
+        SET a 2 => OK
+        MULTI => OK
+        EXEC => []
+    ";
+    everywhere(|running| {
+        let lines: Vec<(&str, &str)> = commands
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .map(|line| line.split_once(" => ").expect(line))
+            .collect();
+        for pipelined in [false, true] {
+            let mut client = running.client();
+            client.call(&["DEL", "a", "b", "c"]).unwrap();
+            let mut pipeline = client.pipeline();
+            let replies = match pipelined {
+                true => {
+                    lines
+                        .iter()
+                        .for_each(|(command, _)| pipeline.push(&words(command)));
+                    pipeline.run().unwrap()
+                }
+                false => lines
+                    .iter()
+                    .map(|(command, _)| client.call(&words(command)).unwrap())
+                    .collect(),
+            };
+            for ((command, wanted), reply) in lines.iter().zip(replies) {
+                assert_eq!(show(&reply), *wanted, "{command}, pipelined: {pipelined}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_watched_key_that_another_changes_stops_the_transaction() {
+    everywhere(|running| {
+        let (mut one, mut other) = (running.client(), running.client());
+        for (change, stops) in [
+            ("SET a x", true),
+            ("DEL a", true),
+            ("APPEND a x", true),
+            ("MSET z 1 a 1", true),
+            ("RENAME b a", true),
+            ("GET a", false),
+            ("SET unrelated 1", false),
+            ("SET a x XX GET", true),
+            ("SETNX a x", false),
+        ] {
+            ask(&mut other, "MSET a 0 b 0");
+            assert_eq!(ask(&mut one, "WATCH a none"), "OK");
+            assert_eq!(ask(&mut one, "MULTI"), "OK");
+            assert_eq!(ask(&mut one, "SET done yes"), "QUEUED");
+            ask(&mut other, change);
+            let wanted = if stops { "(nil array)" } else { "[OK]" };
+            assert_eq!(ask(&mut one, "EXEC"), wanted, "{change}");
+        }
+        // A connection that is gone watches nothing.
+        ask(&mut one, "WATCH a");
+        drop(one);
+        assert_eq!(ask(&mut other, "SET a 1"), "OK");
+    });
+}
+
+/// Transfers between accounts with WATCH; the sum never changes, and every increment counts.
+#[test]
+fn read_modify_write_is_atomic_among_clients() {
+    everywhere(|running| {
+        const CLIENTS: usize = 6;
+        const ROUNDS: usize = 150;
+        running
+            .client()
+            .call(&["MSET", "x", "1000", "y", "1000"])
+            .unwrap();
+        std::thread::scope(|scope| {
+            for n in 0..CLIENTS {
+                scope.spawn(move || {
+                    let mut client = running.client();
+                    for round in 0..ROUNDS {
+                        client.call(&["INCR", "count"]).unwrap();
+                        client.call(&["APPEND", "log", "x"]).unwrap();
+                        // Optimistic transfer.
+                        loop {
+                            client.call(&["WATCH", "x", "y"]).unwrap();
+                            let read = |client: &mut KvsClient, key| -> i64 {
+                                let value = client.get(key).unwrap().unwrap();
+                                String::from_utf8(value).unwrap().parse().unwrap()
+                            };
+                            let (x, y) = (read(&mut client, "x"), read(&mut client, "y"));
+                            let by = if (n + round) % 2 == 0 { 1 } else { -1 };
+                            let replies = client
+                                .pipeline()
+                                .arg(["MULTI"])
+                                .arg(["SET", "x", &(x - by).to_string()])
+                                .arg(["SET", "y", &(y + by).to_string()])
+                                .arg(["EXEC"])
+                                .run()
+                                .unwrap();
+                            match &replies[3] {
+                                Reply::Array(_) => break,
+                                Reply::NullArray => {}
+                                other => panic!("{other:?}"),
+                            }
+                        }
+                        let Reply::Array(both) = client.call(&["MGET", "x", "y"]).unwrap() else {
+                            panic!("MGET")
+                        };
+                        assert_eq!(both.len(), 2);
+                    }
+                });
+            }
+        });
+        let mut client = running.client();
+        let total = (CLIENTS * ROUNDS).to_string();
+        assert_eq!(ask(&mut client, "GET count"), format!("\"{total}\""));
+        assert_eq!(ask(&mut client, "STRLEN log"), format!(":{total}"));
+        let Reply::Array(both) = client.call(&["MGET", "x", "y"]).unwrap() else {
+            panic!()
+        };
+        let sum: i64 = both
+            .iter()
+            .map(|value| match value {
+                Reply::Bulk(bytes) => std::str::from_utf8(bytes).unwrap().parse::<i64>().unwrap(),
+                other => panic!("{other:?}"),
+            })
+            .sum();
+        assert_eq!(sum, 2000);
+    });
+}
