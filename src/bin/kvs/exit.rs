@@ -9,7 +9,7 @@ use kvs_format::name::MANIFEST;
 
 use crate::demo::DemoError;
 use crate::json::Object;
-use crate::output::write_escaped;
+use crate::output::{write_escaped, write_escaped_except};
 
 /// What a command that worked has to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +87,15 @@ const USAGE: u8 = 2;
 const LOCKED: u8 = 3;
 const DAMAGED: u8 = 4;
 const REFUSED: u8 = 5;
+
+/// Wrong usage: what clap says of it, with whatever stood in the arguments made harmless.
+pub fn usage(error: &clap::Error, stderr: &mut impl Write) -> ExitCode {
+    let mut text = Vec::new();
+    // Writing into a Vec cannot fail.
+    let _ = write_escaped_except(&mut text, error.render().to_string().as_bytes(), "\n");
+    let _ = stderr.write_all(&text);
+    ExitCode::from(USAGE)
+}
 
 /// The exit code of `answer`; a failure also leaves its line in `stderr`, a JSON object with `json`.
 pub fn code(answer: Result<Answer, Failure>, json: bool, stderr: &mut impl Write) -> ExitCode {

@@ -17,6 +17,7 @@ mod open;
 mod output;
 mod pages;
 mod people;
+mod target;
 mod transfer;
 mod verbs;
 mod whole;
@@ -34,14 +35,21 @@ use transfer::{Export, Import};
 use verbs::{Destination, Listing, Source};
 
 fn main() -> ExitCode {
-    // Wrong usage ends in here: clap prints and exits with 2.
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => return exit::usage(&error, &mut io::stderr().lock()),
+        // Help, or the version.
+        Err(error) => error.exit(),
+    };
     cli.check();
     let json = cli.json;
     let answer = Output::stdout(json, cli.color).and_then(|mut out| {
         let answer = run(cli, &mut out)?;
-        out.finish()?;
-        Ok(answer)
+        match out.finish() {
+            // Nobody reads the rest; the answer is the same.
+            Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(answer),
+            finished => finished.map(|()| answer),
+        }
     });
     exit::code(answer, json, &mut io::stderr().lock())
 }

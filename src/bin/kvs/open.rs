@@ -12,6 +12,7 @@ use kvs::{Durability, Error, Options, Store};
 use kvs_format::name::{self, MANIFEST};
 
 use crate::exit::{Answer, Failure};
+use crate::target::resolved;
 
 /// Longest pause between two tries: what a store that is free again stays unnoticed.
 const PAUSE_MAX: Duration = Duration::from_millis(8);
@@ -58,6 +59,7 @@ impl Place {
 
     /// Refuses a file to write that is one of the store's own.
     pub fn spare(&self, path: &Path) -> Result<(), Failure> {
+        let path = &resolved(path);
         let name = path.file_name().and_then(|name| name.to_str());
         if name.and_then(name::parse).is_none() {
             return Ok(());
