@@ -120,6 +120,40 @@ fn a_store_that_comes_to_be_in_the_tree_it_imports_is_no_part_of_it() {
 }
 
 #[test]
+fn a_signal_ends_the_waiting_for_a_taken_store() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let dir = two();
+    let taken = kvs::Store::open(dir.path()).unwrap();
+    for verb in ["import", "export"] {
+        let child = kvs(dir.path())
+            .args(["--wait", "600", verb, "tsv"])
+            .stdin(Stdio::piped())
+            .spawn();
+        let mut child = child.unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        std::io::Write::write_all(&mut stdin, b"k\tv\n").unwrap();
+        drop(stdin);
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        assert!(child.try_wait().unwrap().is_none(), "{verb} waits");
+        kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{verb}");
+    }
+    drop(taken);
+}
+
+#[test]
+fn advice_can_be_followed_letter_by_letter() {
+    let dir = empty_dir();
+    fed(dir.path(), ["import", "tsv"], b"a\tb\tc\n")
+        .code(DAMAGED)
+        .says(&[r"is written `\t`"]);
+    fed(dir.path(), ["import", "ndjson"], br#"["k",null,"v",null]"#)
+        .code(DAMAGED)
+        .says(&["an object is expected"]);
+    run(dir.path(), ["count", "-5"]).good().prints("0\n");
+}
+
+#[test]
 fn wrong_usage_sends_no_escape_sequence_to_a_terminal() {
     let dir = empty_dir();
     for arguments in [

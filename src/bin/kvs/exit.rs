@@ -9,7 +9,7 @@ use kvs_format::name::MANIFEST;
 
 use crate::demo::DemoError;
 use crate::json::Object;
-use crate::output::{write_escaped, write_escaped_except};
+use crate::output::write_escaped_except;
 
 /// What a command that worked has to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,12 @@ pub enum Failure {
         /// File and line, or file and offset.
         place: String,
         reason: String,
+        /// Pairs that were stored before it; they stay.
+        stored: u64,
+    },
+    /// The library's answer in the middle of an import.
+    Midway {
+        error: Error,
         /// Pairs that were stored before it; they stay.
         stored: u64,
     },
@@ -120,7 +126,7 @@ pub fn code(answer: Result<Answer, Failure>, json: bool, stderr: &mut impl Write
     } else {
         line.extend_from_slice(b"kvs: ");
         // A path may hold anything; writing into a Vec cannot fail.
-        let _ = write_escaped(&mut line, text.as_bytes());
+        let _ = write_escaped_except(&mut line, text.as_bytes(), "\\");
     }
     line.push(b'\n');
     // Nobody is left to be told when standard error is closed; the code still says it.
@@ -181,6 +187,13 @@ fn describe(failure: &Failure) -> (u8, String) {
                 format!("{place}: {reason}; {stored} pairs before it are stored; {next}"),
             )
         }
+        Failure::Midway { error, stored } => {
+            let (code, next) = classify(error);
+            (
+                code,
+                format!("{error}; {stored} pairs before it are stored; {next}"),
+            )
+        }
         Failure::Interrupted { signal, done } => (
             128u8.saturating_add(*signal as u8),
             format!("interrupted; {done}"),
@@ -232,10 +245,7 @@ fn classify(error: &Error) -> (u8, &'static str) {
             REFUSED,
             "nothing was changed; mend that or choose another --dir",
         ),
-        Error::DiskFull { .. } => (
-            REFUSED,
-            "nothing was written; free some space and try again",
-        ),
+        Error::DiskFull { .. } => (REFUSED, "free some space and try again"),
         Error::Poisoned => (
             REFUSED,
             "the disk refused to sync; look at the system's log, then try again",
@@ -254,10 +264,7 @@ fn classify(error: &Error) -> (u8, &'static str) {
                 _ => "look at the system's log, then try again",
             },
         ),
-        Error::StoreFull => (
-            REFUSED,
-            "nothing was written; remove keys and run `kvs compact`",
-        ),
+        Error::StoreFull => (REFUSED, "remove keys and run `kvs compact`"),
         _ => (
             REFUSED,
             "nothing is known that would help; please report this",

@@ -22,6 +22,7 @@ mod transfer;
 mod verbs;
 mod whole;
 
+use std::cell::OnceCell;
 use std::io;
 use std::process::ExitCode;
 
@@ -58,6 +59,7 @@ fn run(cli: Cli, out: &mut Output) -> Result<Answer, Failure> {
     let place = Place {
         dir: cli.dir(),
         wait: cli.wait,
+        interrupt: OnceCell::new(),
     };
     match cli.verb {
         Verb::Get {

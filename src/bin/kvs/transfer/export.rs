@@ -51,6 +51,7 @@ pub fn export(place: &Place, export: &Export<'_>, out: &mut Output) -> Result<An
         path: "signals".into(),
         source,
     })?;
+    let _ = place.interrupt.set(interrupt.clone());
     let prefix = export.coding.decode(export.prefix)?;
     let store = place.read()?;
     let keys = prefix.is_empty().then(|| store.len());
