@@ -167,6 +167,10 @@ fn wrong_usage_sends_no_escape_sequence_to_a_terminal() {
         assert!(ran.stderr.chars().all(harmless), "{:?}", ran.stderr);
         assert!(ran.stderr.contains("Usage") || ran.stderr.contains("--help"));
     }
+    let ran = run(dir.path(), ["--json", "get"]).code(USAGE);
+    let said: serde_json::Value = serde_json::from_str(&ran.stderr).unwrap();
+    assert_eq!(said["exit_code"], USAGE);
+    assert!(said["error"].as_str().unwrap().contains("<KEY>"));
 }
 
 #[test]

@@ -159,7 +159,7 @@ mod lines {
             ("ndjson", GOOD, "[]\n", "column 1: an object is expected"),
             ("tsv", "a\t1\n", "b\n", "no tab between key and value"),
             ("tsv", "a\t1\n", "b\t1\t2\n", "more than one tab"),
-            ("tsv", "a\t1\n", "b\t\\q\n", "`\\\\q` is no escape"),
+            ("tsv", "a\t1\n", "b\t\\q\n", "`\\q` is no escape"),
         ] {
             let dir = empty_dir();
             let text = format!("{good}{bad}{}", good.replacen('a', "c", 1));

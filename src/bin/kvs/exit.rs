@@ -95,10 +95,18 @@ const DAMAGED: u8 = 4;
 const REFUSED: u8 = 5;
 
 /// Wrong usage: what clap says of it, with whatever stood in the arguments made harmless.
-pub fn usage(error: &clap::Error, stderr: &mut impl Write) -> ExitCode {
+pub fn usage(error: &clap::Error, json: bool, stderr: &mut impl Write) -> ExitCode {
+    let said = error.render().to_string();
     let mut text = Vec::new();
-    // Writing into a Vec cannot fail.
-    let _ = write_escaped_except(&mut text, error.render().to_string().as_bytes(), "\n");
+    if json {
+        let mut object = Object::new(&mut text);
+        object.text("error", said.trim()).plain("exit_code", USAGE);
+        object.end();
+        text.push(b'\n');
+    } else {
+        // Writing into a Vec cannot fail.
+        let _ = write_escaped_except(&mut text, said.as_bytes(), "\n");
+    }
     let _ = stderr.write_all(&text);
     ExitCode::from(USAGE)
 }

@@ -38,7 +38,11 @@ use verbs::{Destination, Listing, Source};
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) if error.use_stderr() => return exit::usage(&error, &mut io::stderr().lock()),
+        Err(error) if error.use_stderr() => {
+            // What could not be parsed is not there to ask.
+            let json = std::env::args_os().any(|argument| argument == "--json");
+            return exit::usage(&error, json, &mut io::stderr().lock());
+        }
         // Help, or the version.
         Err(error) => error.exit(),
     };
