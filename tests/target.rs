@@ -97,26 +97,35 @@ fn no_link_leads_into_the_store() {
 #[test]
 fn what_is_no_file_is_written_directly() {
     let dir = two();
-    run(dir.path(), ["get", "one", "-o", "/dev/null"]).good();
-    run(dir.path(), ["export", "tsv", "/dev/null"]).good();
-    assert!(!fs::metadata("/dev/null").unwrap().is_file());
+    let pipe = dir.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    for verb in [["get", "one", "-o"], ["export", "tsv", "-o"]] {
+        let (read, end) = (pipe.clone(), std::sync::mpsc::channel());
+        std::thread::spawn(move || end.0.send(fs::read(read)));
+        run(dir.path(), verb.into_iter().chain(["pipe"])).good();
+        let patience = std::time::Duration::from_secs(20);
+        let got = end.1.recv_timeout(patience).expect("it reached the pipe");
+        assert!(got.unwrap().windows(7).any(|w| w == b"value 1"));
+    }
     run(dir.path(), ["get", "one", "-o", "/dev/stdout"])
         .good()
         .prints("value 1");
 }
 
+/// The directory the store comes to be in is walked last, when batches have long been written.
 #[test]
 fn a_store_that_comes_to_be_in_the_tree_it_imports_is_no_part_of_it() {
     let dir = empty_dir();
-    fs::create_dir_all(dir.path().join("a/b")).unwrap();
+    fs::create_dir(dir.path().join("later")).unwrap();
     let mut wanted = Pairs::new();
-    for i in 0..200 {
-        let key = format!("a/b/{i}");
+    for i in 0..800 {
+        let key = format!("{i}");
         fs::write(dir.path().join(&key), vec![b'x'; 20_000]).unwrap();
         wanted.insert(key.into_bytes(), vec![b'x'; 20_000]);
     }
-    run(dir.path(), ["-d", "a/b/c/store", "import", "files", "."]).good();
-    assert_eq!(content(&dir.path().join("a/b/c/store")), wanted);
+    run(dir.path(), ["-d", "later/store", "import", "files", "."]).good();
+    assert_eq!(content(&dir.path().join("later/store")), wanted);
 }
 
 #[test]
