@@ -49,7 +49,7 @@ pub enum Compaction {
     /// The write that finds more garbage than data, before it returns. No file comes or goes between
     /// two calls, except when a segment is prepared or sealed.
     Foreground,
-    /// Nobody but [`Store::compact`].
+    /// Nobody but [`crate::Store::compact`].
     Manual,
 }
 
@@ -158,7 +158,7 @@ impl Options {
     ///
     /// A [`crate::Value`], an iterator or anything else that borrows a record keeps its whole segment
     /// from being given back. Beyond this many bytes automatic compaction pauses and
-    /// [`Store::compact`] answers [`Error::Pinned`]: garbage then grows until values are dropped.
+    /// [`crate::Store::compact`] answers [`Error::Pinned`]: garbage then grows until values are dropped.
     /// [`crate::Stats`] tells how much is pinned and whether compaction is paused by it.
     #[must_use]
     pub fn pinned_bytes_max(mut self, bytes: u64) -> Self {
@@ -166,7 +166,7 @@ impl Options {
         self
     }
 
-    /// How long [`Store::close`] may compact with [`Compaction::Background`], if more than a fifth of
+    /// How long [`crate::Store::close`] may compact with [`Compaction::Background`], if more than a fifth of
     /// the store is garbage; a step that has begun may take a quarter longer. What is done by then
     /// stays done. Dropping the last handle never compacts. Default: 1 second.
     #[must_use]

@@ -209,6 +209,7 @@ pub enum Verb {
     /// Print the number of keys
     Count {
         /// Only keys that begin with this
+        #[arg(allow_negative_numbers = true)]
         prefix: Option<OsString>,
         #[command(flatten)]
         coding: KeyCoding,

@@ -9,7 +9,7 @@ use kvs_format::name::MANIFEST;
 
 use crate::demo::DemoError;
 use crate::json::Object;
-use crate::output::write_escaped;
+use crate::output::write_escaped_except;
 
 /// What a command that worked has to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +53,12 @@ pub enum Failure {
         /// Pairs that were stored before it; they stay.
         stored: u64,
     },
+    /// The library's answer in the middle of an import.
+    Midway {
+        error: Error,
+        /// Pairs that were stored before it; they stay.
+        stored: u64,
+    },
     /// A signal asked for an end; what is done stays and is whole.
     Interrupted { signal: i32, done: String },
     /// A part of this program ended as it never should.
@@ -88,6 +94,23 @@ const LOCKED: u8 = 3;
 const DAMAGED: u8 = 4;
 const REFUSED: u8 = 5;
 
+/// Wrong usage: what clap says of it, with whatever stood in the arguments made harmless.
+pub fn usage(error: &clap::Error, json: bool, stderr: &mut impl Write) -> ExitCode {
+    let said = error.render().to_string();
+    let mut text = Vec::new();
+    if json {
+        let mut object = Object::new(&mut text);
+        object.text("error", said.trim()).plain("exit_code", USAGE);
+        object.end();
+        text.push(b'\n');
+    } else {
+        // Writing into a Vec cannot fail.
+        let _ = write_escaped_except(&mut text, said.as_bytes(), "\n");
+    }
+    let _ = stderr.write_all(&text);
+    ExitCode::from(USAGE)
+}
+
 /// The exit code of `answer`; a failure also leaves its line in `stderr`, a JSON object with `json`.
 pub fn code(answer: Result<Answer, Failure>, json: bool, stderr: &mut impl Write) -> ExitCode {
     let failure = match answer {
@@ -111,7 +134,7 @@ pub fn code(answer: Result<Answer, Failure>, json: bool, stderr: &mut impl Write
     } else {
         line.extend_from_slice(b"kvs: ");
         // A path may hold anything; writing into a Vec cannot fail.
-        let _ = write_escaped(&mut line, text.as_bytes());
+        let _ = write_escaped_except(&mut line, text.as_bytes(), "\\");
     }
     line.push(b'\n');
     // Nobody is left to be told when standard error is closed; the code still says it.
@@ -172,6 +195,13 @@ fn describe(failure: &Failure) -> (u8, String) {
                 format!("{place}: {reason}; {stored} pairs before it are stored; {next}"),
             )
         }
+        Failure::Midway { error, stored } => {
+            let (code, next) = classify(error);
+            (
+                code,
+                format!("{error}; {stored} pairs before it are stored; {next}"),
+            )
+        }
         Failure::Interrupted { signal, done } => (
             128u8.saturating_add(*signal as u8),
             format!("interrupted; {done}"),
@@ -223,10 +253,7 @@ fn classify(error: &Error) -> (u8, &'static str) {
             REFUSED,
             "nothing was changed; mend that or choose another --dir",
         ),
-        Error::DiskFull { .. } => (
-            REFUSED,
-            "nothing was written; free some space and try again",
-        ),
+        Error::DiskFull { .. } => (REFUSED, "free some space and try again"),
         Error::Poisoned => (
             REFUSED,
             "the disk refused to sync; look at the system's log, then try again",
@@ -245,10 +272,7 @@ fn classify(error: &Error) -> (u8, &'static str) {
                 _ => "look at the system's log, then try again",
             },
         ),
-        Error::StoreFull => (
-            REFUSED,
-            "nothing was written; remove keys and run `kvs compact`",
-        ),
+        Error::StoreFull => (REFUSED, "remove keys and run `kvs compact`"),
         _ => (
             REFUSED,
             "nothing is known that would help; please report this",

@@ -17,10 +17,12 @@ mod open;
 mod output;
 mod pages;
 mod people;
+mod target;
 mod transfer;
 mod verbs;
 mod whole;
 
+use std::cell::OnceCell;
 use std::io;
 use std::process::ExitCode;
 
@@ -34,14 +36,25 @@ use transfer::{Export, Import};
 use verbs::{Destination, Listing, Source};
 
 fn main() -> ExitCode {
-    // Wrong usage ends in here: clap prints and exits with 2.
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => {
+            // What could not be parsed is not there to ask.
+            let json = std::env::args_os().any(|argument| argument == "--json");
+            return exit::usage(&error, json, &mut io::stderr().lock());
+        }
+        // Help, or the version.
+        Err(error) => error.exit(),
+    };
     cli.check();
     let json = cli.json;
     let answer = Output::stdout(json, cli.color).and_then(|mut out| {
         let answer = run(cli, &mut out)?;
-        out.finish()?;
-        Ok(answer)
+        match out.finish() {
+            // Nobody reads the rest; the answer is the same.
+            Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(answer),
+            finished => finished.map(|()| answer),
+        }
     });
     exit::code(answer, json, &mut io::stderr().lock())
 }
@@ -50,6 +63,7 @@ fn run(cli: Cli, out: &mut Output) -> Result<Answer, Failure> {
     let place = Place {
         dir: cli.dir(),
         wait: cli.wait,
+        interrupt: OnceCell::new(),
     };
     match cli.verb {
         Verb::Get {

@@ -3,6 +3,7 @@
 //! The lock of a store belongs to one process that writes or to any number that read. Commands are
 //! short, so one that finds the store taken tries again for a while before it gives up.
 
+use std::cell::OnceCell;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -12,6 +13,8 @@ use kvs::{Durability, Error, Options, Store};
 use kvs_format::name::{self, MANIFEST};
 
 use crate::exit::{Answer, Failure};
+use crate::target::resolved;
+use crate::transfer::interrupt::Interrupt;
 
 /// Longest pause between two tries: what a store that is free again stays unnoticed.
 const PAUSE_MAX: Duration = Duration::from_millis(8);
@@ -21,6 +24,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(8);
 pub struct Place {
     pub dir: PathBuf,
     pub wait: Duration,
+    /// What may cut the waiting short, once somebody listens.
+    pub interrupt: OnceCell<Interrupt>,
 }
 
 impl Place {
@@ -30,19 +35,19 @@ impl Place {
     /// directory that does not exist is more likely a slip.
     pub fn read(&self) -> Result<Store, Failure> {
         match self.patiently(|| Store::open_read_only(&self.dir)) {
-            Err(Error::Io { source, .. })
+            Err(Failure::Store(Error::Io { source, .. }))
                 if source.kind() == ErrorKind::NotFound && !self.dir.exists() =>
             {
                 Err(Failure::NoDirectory(self.dir.clone()))
             }
-            opened => Ok(opened?),
+            opened => opened,
         }
     }
 
     /// Opens to write, creating the store if there is none.
     pub fn write(&self, durability: Durability) -> Result<Store, Failure> {
         let options = Options::new().durability(durability);
-        Ok(self.patiently(|| options.open(&self.dir))?)
+        self.patiently(|| options.open(&self.dir))
     }
 
     /// Whether there is a store to change, for verbs that have nothing to do in an empty one and
@@ -58,11 +63,12 @@ impl Place {
 
     /// Refuses a file to write that is one of the store's own.
     pub fn spare(&self, path: &Path) -> Result<(), Failure> {
-        let name = path.file_name().and_then(|name| name.to_str());
+        let file = resolved(path);
+        let name = file.file_name().and_then(|name| name.to_str());
         if name.and_then(name::parse).is_none() {
             return Ok(());
         }
-        let parent = match path.parent() {
+        let parent = match file.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
@@ -77,16 +83,20 @@ impl Place {
         )))
     }
 
-    fn patiently(&self, open: impl Fn() -> kvs::Result<Store>) -> kvs::Result<Store> {
+    fn patiently(&self, open: impl Fn() -> kvs::Result<Store>) -> Result<Store, Failure> {
         let begin = Instant::now();
         let mut pause = Duration::from_millis(1);
         loop {
             match open() {
                 Err(Error::Locked { .. }) if begin.elapsed() < self.wait => {
+                    if let Some(signal) = self.interrupt.get().and_then(Interrupt::signal) {
+                        let done = "the store was taken, and nothing more was done".to_owned();
+                        return Err(Failure::Interrupted { signal, done });
+                    }
                     sleep(pause.min(self.wait.saturating_sub(begin.elapsed())));
                     pause = (pause * 2).min(PAUSE_MAX);
                 }
-                opened => return opened,
+                opened => return Ok(opened?),
             }
         }
     }

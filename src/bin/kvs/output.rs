@@ -132,7 +132,8 @@ pub fn write_escaped(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     write_escaped_except(to, bytes, "")
 }
 
-fn write_escaped_except(to: &mut impl Write, bytes: &[u8], except: &str) -> io::Result<()> {
+/// The same, with the characters of `except` as they are.
+pub fn write_escaped_except(to: &mut impl Write, bytes: &[u8], except: &str) -> io::Result<()> {
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
             match c {

@@ -10,7 +10,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use kvs::Durability;
@@ -20,6 +20,7 @@ use crate::bytes::Coding;
 use crate::exit::{Answer, Failure};
 use crate::open::{Place, Whole};
 use crate::output::Output;
+use crate::target::Target;
 
 const NOT_FOUND: &str = "Key not found";
 
@@ -64,7 +65,10 @@ pub fn get(
     };
     match destination {
         Destination::File(path) if path != Path::new(STANDARD) => {
-            let written = File::create(&path).and_then(|mut file| file.write_all(&value));
+            let written = Target::create(&path).and_then(|mut file| {
+                file.write(&value)?;
+                file.finish(true)
+            });
             written.map_err(Failure::file("write", &path))?;
         }
         Destination::File(_) | Destination::Raw => out.raw(&value)?,

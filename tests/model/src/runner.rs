@@ -532,7 +532,8 @@ impl Runner {
         let failed_now = self.failed_syncs();
         let wrote = self.fs.log_len() > begun;
         match result {
-            Ok(()) if was_refusing && wrote => {
+            // The first to be refused writes that down, and may be told something else than that.
+            Ok(()) if was_refusing && wrote && !writes.is_empty() => {
                 return Err("it accepted a write after a sync had failed".to_owned());
             }
             Ok(()) if sync && failed_now => {

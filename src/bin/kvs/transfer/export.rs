@@ -2,8 +2,6 @@
 //!
 //! The store is given up before the first pair is written; what is exported lives on in its maps.
 
-use std::fs::File;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -15,6 +13,7 @@ use crate::bytes::Coding;
 use crate::exit::{Answer, Failure};
 use crate::open::{Place, Whole};
 use crate::output::{BUFFER_BYTES, Output};
+use crate::target::Target;
 use crate::transfer::files::{Refused, Tree};
 use crate::transfer::interrupt::Interrupt;
 use crate::transfer::progress::{self, Progress, Unit};
@@ -52,6 +51,7 @@ pub fn export(place: &Place, export: &Export<'_>, out: &mut Output) -> Result<An
         path: "signals".into(),
         source,
     })?;
+    let _ = place.interrupt.set(interrupt.clone());
     let prefix = export.coding.decode(export.prefix)?;
     let store = place.read()?;
     let keys = prefix.is_empty().then(|| store.len());
@@ -116,7 +116,7 @@ fn write_all(
 /// Where the bytes of a stream go.
 enum Stream<'a> {
     Stdout(&'a mut Output),
-    File(PathBuf, File),
+    File(PathBuf, Target),
 }
 
 impl Stream<'_> {
@@ -125,7 +125,7 @@ impl Stream<'_> {
         match self {
             Self::Stdout(out) => out.records(bytes, format == Format::Ndjson),
             Self::File(path, file) => {
-                let written = file.write_all(bytes);
+                let written = file.write(bytes);
                 written.map_err(Failure::file("write", path))
             }
         }
@@ -152,7 +152,7 @@ impl<'a> Sink<'a> {
         let to = match to {
             None => Stream::Stdout(out),
             Some(path) => {
-                let file = File::create(path).map_err(Failure::file("write", path))?;
+                let file = Target::create(path).map_err(Failure::file("write", path))?;
                 Stream::File(path.to_owned(), file)
             }
         };
@@ -229,12 +229,8 @@ impl<'a> Sink<'a> {
                 match to {
                     Stream::Stdout(out) => out.flush(),
                     Stream::File(path, file) => {
-                        let synced = file.sync_all().or_else(|error| match error.kind() {
-                            // A pipe or a device has nothing to sync.
-                            io::ErrorKind::InvalidInput => Ok(()),
-                            _ => Err(error),
-                        });
-                        synced.map_err(Failure::file("sync", &path))
+                        let finished = file.finish(complete);
+                        finished.map_err(Failure::file("sync", &path))
                     }
                 }
             }

@@ -23,7 +23,8 @@ pub struct Found {
 /// Walks the tree below `root`; the store's own files, if it lies there, are not part of it.
 pub struct Walk {
     root: PathBuf,
-    store: Option<(u64, u64)>,
+    /// The store's directory, which may come to be while the tree is walked.
+    store: PathBuf,
     /// Directories to go, as paths below the root.
     directories: Vec<PathBuf>,
     open: Option<(PathBuf, bool, fs::ReadDir)>,
@@ -46,10 +47,9 @@ pub struct Obstacle {
 
 impl Walk {
     pub fn new(root: &Path, store: &Path) -> Self {
-        let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
         Self {
             root: root.to_owned(),
-            store: fs::metadata(store).ok().map(identity),
+            store: store.to_owned(),
             directories: vec![PathBuf::new()],
             open: None,
         }
@@ -71,7 +71,9 @@ impl Walk {
                 let path = self.root.join(&directory);
                 let opened = fs::metadata(&path).and_then(|m| Ok((m, fs::read_dir(&path)?)));
                 let (metadata, entries) = opened.map_err(|e| self.obstacle(&directory, e))?;
-                let is_store = self.store == Some((metadata.dev(), metadata.ino()));
+                let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
+                let store = fs::metadata(&self.store).ok().map(identity);
+                let is_store = store == Some(identity(metadata));
                 self.open = Some((directory, is_store, entries));
                 continue;
             };

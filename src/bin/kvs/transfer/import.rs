@@ -88,13 +88,15 @@ struct Gone;
 
 pub fn import(place: &Place, import: Import, out: &mut Output) -> Result<Answer, Failure> {
     let begin = Instant::now();
+    let seen = progress::is_seen() && !import.quiet;
+    // Opening a named pipe may wait for ever: a signal ends that as it ends any program.
+    let (source, total) = Source::open(&import, &place.dir, seen)?;
     let interrupt = Interrupt::listen().map_err(|source| Failure::File {
         what: "listen for",
         path: "signals".into(),
         source,
     })?;
-    let seen = progress::is_seen() && !import.quiet;
-    let (source, total) = Source::open(&import, &place.dir, seen)?;
+    let _ = place.interrupt.set(interrupt.clone());
     let progress = Progress::new(Unit::Bytes, total, seen);
     let read = Arc::new(AtomicU64::new(0));
     let (to, from) = sync_channel(AHEAD);
@@ -119,10 +121,19 @@ pub fn import(place: &Place, import: Import, out: &mut Output) -> Result<Answer,
     if ended.is_ok() && reader.join().is_err() {
         return Err(Failure::Broken("the reading thread of the import"));
     }
-    ended.and(closed).map_err(|failure| match failure {
+    let ended = match (ended, closed) {
+        // What is said to be stored must be.
+        (Err(Failure::Interrupted { .. } | Failure::Input { .. }), Err(unsynced)) => Err(unsynced),
+        (ended, closed) => ended.and(closed),
+    };
+    ended.map_err(|failure| match failure {
         Failure::Interrupted { signal, .. } => Failure::Interrupted {
             signal,
             done: format!("{} pairs are stored", tally.pairs),
+        },
+        Failure::Store(error) if tally.pairs > 0 => Failure::Midway {
+            error,
+            stored: tally.pairs,
         },
         failure => failure,
     })?;

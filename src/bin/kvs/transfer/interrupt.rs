@@ -9,6 +9,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 /// Whether one of them has come.
+#[derive(Clone, Debug)]
 pub struct Interrupt(Arc<AtomicUsize>);
 
 impl Interrupt {

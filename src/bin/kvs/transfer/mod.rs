@@ -9,7 +9,7 @@
 mod export;
 mod files;
 mod import;
-mod interrupt;
+pub mod interrupt;
 mod kvx;
 mod lines;
 mod ndjson;

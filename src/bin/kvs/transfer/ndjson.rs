@@ -37,6 +37,10 @@ pub fn parse(line: &[u8]) -> Result<Option<(Bytes<'_>, Bytes<'_>)>, String> {
     if line.trim_ascii().is_empty() {
         return Ok(None);
     }
+    // Its elements would be taken for the fields.
+    if line.trim_ascii_start().starts_with(b"[") {
+        return Err("column 1: an object is expected".to_owned());
+    }
     let line: Line<'_> = serde_json::from_slice(line).map_err(|error| {
         // The line's number is ours to say, its own is always 1.
         let text = error.to_string();

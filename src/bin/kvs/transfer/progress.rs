@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write, stderr};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::output::write_escaped;
+use crate::output::write_escaped_except;
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub fn is_seen() -> bool {
 pub fn say(text: &str) {
     let mut line = b"kvs: ".to_vec();
     // Writing into a Vec cannot fail; nobody is left to be told when standard error is closed.
-    let _ = write_escaped(&mut line, text.as_bytes());
+    let _ = write_escaped_except(&mut line, text.as_bytes(), "\\");
     line.push(b'\n');
     let _ = stderr().lock().write_all(&line);
 }
