@@ -28,8 +28,8 @@ mod lines {
 use lines::json;
 
 pub use export::{kvx, ndjson, tsv};
-pub use resp::{command, resp_reply, resp_request};
 pub use format::{hint, manifest, record, segment_scan};
+pub use resp::{command, resp_reply, resp_request};
 pub use store::recovery;
 
 #[cfg(test)]

@@ -63,7 +63,9 @@ pub fn resp_request(input: &[u8]) {
 
     let asked: Vec<Request> = whole.0.into_iter().filter(|r| !r.is_empty()).collect();
     let mut framed = Vec::new();
-    asked.iter().for_each(|request| encode_request(request, &mut framed));
+    asked
+        .iter()
+        .for_each(|request| encode_request(request, &mut framed));
     let again = parse([framed.len()].into_iter(), &framed, Limits::default());
     assert_eq!(again, (asked, None));
 }
@@ -144,7 +146,10 @@ pub fn resp_reply(input: &[u8]) {
     };
     let written = encode(&whole, Version::Resp3);
     if written.len() < REPLY_BYTES_MAX {
-        assert_eq!(decode(&written, written.len().max(1)), (whole.clone(), None));
+        assert_eq!(
+            decode(&written, written.len().max(1)),
+            (whole.clone(), None)
+        );
         // RESP2 has no way to say some things, but what it says is well formed.
         let (replies, error) = decode(&encode(&whole, Version::Resp2), usize::MAX >> 1);
         assert_eq!((replies.len(), error), (whole.len(), None));

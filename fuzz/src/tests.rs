@@ -6,8 +6,8 @@ use std::path::Path;
 use crate::store::check;
 use crate::workload::{Oracle, bases};
 use crate::{
-    command, hint, kvx, manifest, ndjson, record, recovery, resp_reply, resp_request,
-    segment_scan, tsv,
+    command, hint, kvx, manifest, ndjson, record, recovery, resp_reply, resp_request, segment_scan,
+    tsv,
 };
 
 type Target = (&'static str, fn(&[u8]));
