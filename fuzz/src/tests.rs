@@ -12,7 +12,7 @@ use crate::{
 
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 8] = [
+const TARGETS: [Target; 11] = [
     ("record", record),
     ("segment_scan", segment_scan),
     ("manifest", manifest),
