@@ -442,6 +442,7 @@ class State:
                 segment.length = segment.vouched = output["length"]
                 segment.summary = self._summary(at, output, "COMPACT")
                 segment.end_lsn = output["max_lsn"]
+                self.durable = max(self.durable, output["max_lsn"])
                 self._new(at, segment)
             for id_ in body["inputs"]:
                 segment = self.live.pop(id_, None)
@@ -743,7 +744,7 @@ class Hint:
         mask = (1 << header["shard_bits"]) - 1
         for entry in self.entries():
             low, high = struct.unpack("<QQ", entry["fp"])
-            key = ((low >> 50) & mask, low, high, -entry["lsn"])
+            key = ((low >> 50) & mask, low, high, -entry["lsn"], -entry["offset"])
             in_range = (
                 PAGE <= entry["offset"]
                 and RECORD_HEADER <= entry["size"]

@@ -12,7 +12,7 @@
 //!
 //! Invariants
 //! - One entry for *every* data record below `covered`, dead ones and tombstones too.
-//! - Sorted by shard, fingerprint (low word, high word), then LSN, newest first.
+//! - Sorted by shard, fingerprint (low word, high word), then LSN and offset, newest first.
 //! - Bound to the segment's id, salt and to the `place` of the last record below `covered`.
 
 use byteorder::{ByteOrder, LittleEndian};
@@ -203,9 +203,10 @@ impl HintEntry {
     /// The order in which entries stand: shard, low word, high word, newest first.
     #[must_use]
     #[inline]
-    pub fn sort_key(&self, shard_bits: u8) -> (usize, u64, u64, u64) {
+    pub fn sort_key(&self, shard_bits: u8) -> (usize, u64, u64, u64, u32) {
         let fp = self.fingerprint();
-        (shard_of(fp.lo, shard_bits), fp.lo, fp.hi, !self.lsn())
+        let shard = shard_of(fp.lo, shard_bits);
+        (shard, fp.lo, fp.hi, !self.lsn(), !self.granule.get())
     }
 }
 
@@ -357,7 +358,7 @@ impl<'a> HintRef<'a> {
     fn check_entries(&self) -> Result<(), DecodeError> {
         let bits = self.header.shard_bits;
         let covered = self.header.covered;
-        let mut previous = (0, 0, 0, 0);
+        let mut previous = (0, 0, 0, 0, 0);
         for (index, entry) in self.entries.iter().enumerate() {
             let key = entry.sort_key(bits);
             let kind = entry.kind_byte();
@@ -399,7 +400,7 @@ pub fn entries_of(entries: &[HintEntry], shard_bits: u8, fingerprint: Fingerprin
         fingerprint.hi,
     );
     let of = |entry: &HintEntry| {
-        let (shard, lo, hi, _) = entry.sort_key(shard_bits);
+        let (shard, lo, hi, ..) = entry.sort_key(shard_bits);
         (shard, lo, hi)
     };
     let start = entries.partition_point(|entry| of(entry) < wanted);

@@ -170,9 +170,12 @@ impl Catalog {
             }
             Edit::Compact { outputs, inputs } => {
                 for output in outputs {
-                    if output.length.get() < PAGE_BYTES {
+                    let max_lsn = output.max_lsn.get();
+                    if output.length.get() < PAGE_BYTES || max_lsn > NUMBER_MAX {
                         return Err(nonsense);
                     }
+                    // Copied from what was, or taken from the log when it was.
+                    self.durable_lsn = self.durable_lsn.max(max_lsn);
                     self.join(SegmentMeta {
                         id: output.id.get(),
                         kind: SegmentKind::Merged,

@@ -4,8 +4,9 @@
 //! of each. A key that stands in two segments is found by its 23 hash bits in the table; whether it
 //! really is the same key is decided by looking the fingerprint up in the other segment's run.
 //!
-//! Rules: the highest LSN of a key wins; with equal LSNs the record of the merged segment does; a
-//! tombstone that wins removes the key once all segments of the shard have spoken.
+//! Rules: the highest LSN of a key wins; with equal LSNs (a key that came twice in one bulk load) the
+//! newer segment does, and in one segment the higher offset; a tombstone that wins removes the key once
+//! all segments of the shard have spoken.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +14,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use hashbrown::HashTable;
 use kvs_format::hash::{Fingerprint, shard_of};
 use kvs_format::hint::HintEntry;
-use kvs_format::segment::SegmentKind;
 use parking_lot::Mutex;
 
 use crate::engine::segment::{Slot, View};
@@ -30,8 +30,6 @@ const THREADS_MAX: usize = 8;
 pub struct Source<'a> {
     /// The segment.
     pub slot: &'a Arc<Slot>,
-    /// Log or merged.
-    pub kind: SegmentKind,
     /// Its entries, sorted as in a hint file.
     pub entries: &'a [HintEntry],
 }
@@ -161,10 +159,13 @@ impl Loader<'_> {
                     }
                     continue;
                 };
-                let newer = entry.lsn() > rival_entry.lsn()
-                    || (entry.lsn() == rival_entry.lsn()
-                        && self.sources[i].kind == SegmentKind::Merged);
-                if !newer {
+                let age = |source: usize, entry: &HintEntry| {
+                    (
+                        entry.lsn(),
+                        self.sources[source].slot.stripes.any().segment_id,
+                    )
+                };
+                if age(i, entry) < age(source, rival_entry) {
                     continue;
                 }
                 if let Some(slot) = table.find_mut(table_hash(rival.bits()), |word| *word == rival)

@@ -842,7 +842,7 @@ impl<F: Fs> Driver<'_, F> {
         let mut view = View::default();
         let mut segments = BTreeMap::new();
         let mut ends = BTreeMap::new();
-        let mut sources: Vec<(Arc<Slot>, SegmentKind, Entries)> = Vec::new();
+        let mut sources: Vec<(Arc<Slot>, Entries)> = Vec::new();
         let ended = ended
             .into_iter()
             .filter_map(|(opened, entries)| Some((opened.meta.end?, opened, entries)));
@@ -854,7 +854,7 @@ impl<F: Fs> Driver<'_, F> {
             let (segment, mut map) = self.join(opened, end.length, &windows, Access::Read)?;
             map.publish(end.length);
             view = view.with(&segment.slot);
-            sources.push((Arc::clone(&segment.slot), segment.header.kind, entries));
+            sources.push((Arc::clone(&segment.slot), entries));
             ends.insert(segment.header.id, end);
             segments.insert(segment.header.id, segment);
         }
@@ -873,7 +873,7 @@ impl<F: Fs> Driver<'_, F> {
             map.publish(length);
             view = view.with(&segment.slot);
             let summary = summary(entries.as_slice());
-            sources.push((Arc::clone(&segment.slot), SegmentKind::Log, entries));
+            sources.push((Arc::clone(&segment.slot), entries));
             segments.insert(segment.header.id, Arc::clone(&segment));
             resumable = Some(Resumable {
                 segment,
@@ -887,9 +887,8 @@ impl<F: Fs> Driver<'_, F> {
         let index = Index::new(self.shard_bits, &view);
         let borrowed: Vec<Source<'_>> = sources
             .iter()
-            .map(|(slot, kind, entries)| Source {
+            .map(|(slot, entries)| Source {
                 slot,
-                kind: *kind,
                 entries: entries.as_slice(),
             })
             .collect();
