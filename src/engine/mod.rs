@@ -19,6 +19,7 @@ mod interval;
 mod iter;
 mod load;
 mod many;
+mod merged;
 pub mod options;
 mod pending;
 mod populate;

@@ -6,50 +6,26 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use kvs_format::hash::Fingerprint;
-use kvs_format::hint::HintEntry;
 use kvs_format::manifest::{Edit, MergedBody};
 use kvs_format::name;
-use kvs_format::record::{Draft, Framing, Kind, RecordRef};
+use kvs_format::record::{Draft, Kind, RecordRef};
 use kvs_format::scan::Scanner;
 use kvs_format::segment::{PAGE_BYTES, SegmentKind};
-use kvs_format::system::{FOOTER_RECORD_BYTES, Footer};
-use zerocopy::IntoBytes;
+use kvs_format::system::FOOTER_RECORD_BYTES;
 use zerocopy::byteorder::little_endian::U64;
 
 use crate::engine::catalog::End;
 use crate::engine::core::Engine;
 use crate::engine::error::{Error, Result};
 use crate::engine::hints;
+use crate::engine::merged::{EDIT_BYTES, Output};
 use crate::engine::options::SEGMENT_BYTES_MAX;
 use crate::engine::pending::Ticket;
 use crate::engine::report::{CompactProgress, CompactReport};
 use crate::engine::reserve::Loan;
-use crate::engine::scan::{LastRecord, scan, summary, walk};
-use crate::engine::segment::{Graves, Segment};
-use crate::engine::tasks::Fresh;
-use crate::storage::fs::{Fs, FsFile};
-use crate::storage::location::Word;
-
-/// A record that was copied: where the index may still point, and where it is now.
-struct Moved {
-    hash: u64,
-    old: Word,
-    offset: u64,
-    size: u64,
-}
-
-/// A merged segment being written.
-struct Output<F: Fs> {
-    fresh: Fresh<F>,
-    offset: u64,
-    entries: Vec<HintEntry>,
-    /// When those that expire do, and their sizes.
-    expiring: Vec<(u64, u64)>,
-    moved: Vec<Moved>,
-    end: Option<End>,
-    last: Option<LastRecord>,
-    graves: Graves,
-}
+use crate::engine::scan::walk;
+use crate::engine::segment::Segment;
+use crate::storage::fs::Fs;
 
 /// Why a step was ended before it had changed anything.
 pub(super) enum Halt {
@@ -80,9 +56,6 @@ pub(super) struct Pace<'a> {
     control: &'a mut Control<'a>,
     unseen: u64,
 }
-
-/// At least what COMPACT and FORGET take for each segment they name, and for themselves.
-const EDIT_BYTES: u64 = 96;
 
 /// Bytes read between two looks.
 const PIECE_BYTES: u64 = 512 << 10;
@@ -144,19 +117,16 @@ impl<F: Fs> Engine<F> {
             Ok(report) => report,
             Err(halt) => {
                 // Nobody points at them yet.
-                for output in &outputs {
-                    let _ = self
-                        .fs
-                        .unlink(&name::segment(output.fresh.segment.header.id));
-                }
+                self.remove_outputs(&outputs);
                 return Err(halt);
             }
         };
         self.exchange(&outputs);
         self.retire(victims, &outputs)?;
         report.segments_after = outputs.len() as u64;
-        for output in outputs {
-            self.write_output_hint(output);
+        for mut output in outputs {
+            self.write_output_hint(&mut output);
+            let _ = output.fresh.map.seal();
         }
         Ok(report)
     }
@@ -252,7 +222,8 @@ impl<F: Fs> Engine<F> {
             output.graves.bytes += grave.content.size();
         }
         for output in outputs.iter_mut() {
-            self.finish_output(output)?;
+            self.end_output(output)?;
+            self.sync_output(output.segment())?;
             report.bytes_after += output.offset;
             if output.graves.bytes > 0 {
                 output.graves.reasons.clone_from(&reasons);
@@ -396,158 +367,19 @@ impl<F: Fs> Engine<F> {
         size: u64,
         left: u64,
     ) -> Result<&'a mut Output<F>> {
-        let room = |output: &Output<F>| {
-            output.offset + size + FOOTER_RECORD_BYTES <= output.fresh.capacity
-        };
-        if !outputs.last().is_some_and(room) {
+        if !outputs.last().is_some_and(|output| output.has_room(size)) {
             let most = self.config.segment_bytes.unwrap_or(SEGMENT_BYTES_MAX);
             let wanted = PAGE_BYTES + left.max(size) + FOOTER_RECORD_BYTES;
             let least = PAGE_BYTES + size + FOOTER_RECORD_BYTES;
             let capacity = wanted.min(most).max(least).next_multiple_of(4096);
-            let mut fresh = self.with_reserve(Loan::Rest, || {
+            let fresh = self.with_reserve(Loan::Rest, || {
                 self.create_segment(SegmentKind::Merged, capacity)
             })?;
-            fresh.map.publish(PAGE_BYTES);
-            outputs.push(Output {
-                fresh,
-                offset: PAGE_BYTES,
-                entries: Vec::new(),
-                expiring: Vec::new(),
-                moved: Vec::new(),
-                end: None,
-                last: None,
-                graves: Graves::default(),
-            });
+            outputs.push(Output::new(fresh, false));
         }
         Ok(outputs
             .last_mut()
             .expect("one was pushed if there was none"))
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the fields of a record, once")]
-    fn put(
-        &self,
-        output: &mut Output<F>,
-        fingerprint: Fingerprint,
-        draft: &Draft,
-        kind: Kind,
-        lsn: u64,
-        key: &[u8],
-        value: &[u8],
-        old: Option<Word>,
-    ) -> Result<()> {
-        let fresh = &mut output.fresh;
-        let offset = output.offset;
-        let place_key = &fresh.segment.slot.stripes.any().place_key;
-        let (header, extension) = draft.place(place_key, offset, lsn, Framing::Single);
-        let parts = [&header[..], extension, key, value];
-        fresh
-            .segment
-            .file
-            .store(&mut fresh.map, offset, &parts)
-            .map_err(|source| Error::Io {
-                op: "write the merged segment",
-                path: self.fs.path_of(&name::segment(fresh.segment.header.id)),
-                source,
-            })?;
-        let size = draft.size();
-        output.offset += size;
-        fresh.map.publish(output.offset);
-        let mut place = [0u8; 4];
-        place.copy_from_slice(&header[..4]);
-        output.last = Some(LastRecord {
-            offset,
-            place: u32::from_le_bytes(place),
-            lsn,
-            size,
-        });
-        if kind.is_data() {
-            output
-                .entries
-                .push(HintEntry::new(fingerprint, lsn, offset, size, kind));
-            if let Some(old) = old {
-                output.moved.push(Moved {
-                    hash: fingerprint.lo,
-                    old,
-                    offset,
-                    size,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// FOOTER, trim, sync.
-    fn finish_output(&self, output: &mut Output<F>) -> Result<()> {
-        let (records, min_lsn, max_lsn, payload) = summary(&output.entries);
-        let footer = Footer {
-            records: U64::new(records),
-            min_lsn: U64::new(min_lsn),
-            max_lsn: U64::new(max_lsn),
-            payload_bytes: U64::new(payload),
-        };
-        let draft = Draft::new(Kind::Footer, None, &[], footer.as_bytes())
-            .expect("a FOOTER is within the limits");
-        self.put(
-            output,
-            Fingerprint::default(),
-            &draft,
-            Kind::Footer,
-            max_lsn,
-            &[],
-            footer.as_bytes(),
-            None,
-        )?;
-        output.end = Some(End {
-            length: output.offset,
-            end_lsn: max_lsn,
-            min_lsn,
-            max_lsn,
-            records,
-            cut: None,
-        });
-        let segment = &output.fresh.segment;
-        let name = name::segment(segment.header.id);
-        let failed = |op, source| Error::Io {
-            op,
-            path: self.fs.path_of(&name),
-            source,
-        };
-        segment
-            .file
-            .set_len(output.offset)
-            .map_err(|e| failed("trim the merged segment", e))?;
-        segment.sync().map_err(|e| {
-            self.upkeep_failed();
-            failed("sync the merged segment", e)
-        })?;
-        segment.slot.payload.store(payload, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Reads what was written before anything is given up for it.
-    fn read_back(&self, output: &Output<F>) -> Result<()> {
-        let segment = &output.fresh.segment;
-        let id = segment.header.id;
-        let scanned = scan(
-            &segment.file,
-            &segment.header,
-            PAGE_BYTES,
-            output.offset,
-            0,
-            &self.hash_key,
-        )
-        .map_err(|source| Error::Io {
-            op: "read the merged segment back",
-            path: self.fs.path_of(&name::segment(id)),
-            source,
-        })?;
-        let stop = scanned.stop;
-        if stop.offset != output.offset || scanned.entries != output.entries {
-            let reason = stop.reason.unwrap_or(kvs_format::DecodeError::NotBound);
-            return Err(self.corrupt(id, stop.rejected_at, reason));
-        }
-        Ok(())
     }
 
     /// Step 4.
@@ -584,21 +416,7 @@ impl<F: Fs> Engine<F> {
 
     /// Steps 5 to 7.
     fn retire(&self, victims: &[Victim<F>], outputs: &[Output<F>]) -> Result<()> {
-        let bodies: Vec<MergedBody> = outputs
-            .iter()
-            .filter_map(|output| {
-                let header = &output.fresh.segment.header;
-                let end = output.end?;
-                Some(MergedBody {
-                    id: U64::new(header.id),
-                    salt: header.salt,
-                    length: U64::new(end.length),
-                    min_lsn: U64::new(end.min_lsn),
-                    max_lsn: U64::new(end.max_lsn),
-                    records: U64::new(end.records),
-                })
-            })
-            .collect();
+        let bodies: Vec<MergedBody> = outputs.iter().filter_map(Output::body).collect();
         let ids: Vec<U64> = victims
             .iter()
             .map(|victim| U64::new(victim.segment.header.id))
@@ -655,24 +473,5 @@ impl<F: Fs> Engine<F> {
         }
         self.sync_dir()?;
         self.edit(&Edit::Forget { ids: &ids })
-    }
-
-    fn write_output_hint(&self, output: Output<F>) {
-        let Some(last) = output.last else {
-            return;
-        };
-        let header = &output.fresh.segment.header;
-        let mut entries = output.entries;
-        let bytes = hints::encode(
-            header,
-            &mut entries,
-            &output.expiring,
-            &last,
-            self.index.bits(),
-            &self.hash_key,
-        );
-        // Best effort: without it the segment is scanned.
-        let _ = hints::write(&self.fs, header.id, &bytes);
-        let _ = output.fresh.map.seal();
     }
 }
