@@ -18,8 +18,8 @@ pub use engine::batch::Batch;
 pub use engine::error::{Error, Result};
 pub use engine::options::{Compaction, Durability, Options, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 pub use engine::report::{
-    CloseReport, CompactProgress, CompactReport, Damage, RecoveryReport, SegmentKind, SegmentStats,
-    Stats, TornTail, Undone, VerifyReport,
+    CloseReport, CompactProgress, CompactReport, Damage, LoadReport, RecoveryReport, SegmentKind,
+    SegmentStats, Stats, TornTail, Undone, VerifyReport,
 };
 pub use engine::rmw::Update;
 pub use engine::value::{Key, Value};

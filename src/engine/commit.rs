@@ -126,7 +126,7 @@ impl<F: Fs> Engine<F> {
     fn publish_durable(&self, section: &mut Section<F>, lsn: u64) -> Result<u64> {
         section.durable_lsn = section.durable_lsn.max(lsn);
         while let Some(write) = section.pending.pop_durable(section.durable_lsn) {
-            if let Err(error) = self.publish(section, &write.changes) {
+            if let Err(error) = self.publish(section, write.lsn, &write.changes) {
                 self.commit.blame(&error);
                 section.pending.put_back(write);
                 self.poison(section);
@@ -149,15 +149,21 @@ impl<F: Fs> Engine<F> {
         if active.offset + MARK_RECORD_BYTES + closing > active.capacity {
             return Ok(());
         }
+        self.put_mark(section).map(|_| ())
+    }
+
+    /// Appends a MARK to the active segment, which has room for it; returns its LSN.
+    pub(crate) fn put_mark(&self, section: &mut Section<F>) -> Result<u64> {
+        let active = section.active.as_ref().expect("the caller looked");
         let mark = Mark {
             durable_lsn: U64::new(section.durable_lsn),
             salt: active.segment.header.mark_salt(),
         };
         let draft = Draft::new(Kind::Mark, None, &[], mark.as_bytes())
             .expect("a MARK is within the limits");
-        self.append(section, &draft, Framing::Single, &[], mark.as_bytes())?;
+        let (lsn, _) = self.append(section, &draft, Framing::Single, &[], mark.as_bytes())?;
         section.marked_lsn = section.durable_lsn;
-        Ok(())
+        Ok(lsn)
     }
 
     /// Makes everything before it durable.

@@ -21,6 +21,7 @@ use std::time::Duration;
 use crate::sync::{Mutex, RwLock};
 use kvs_format::hash::{Fingerprint, HashKey};
 
+use crate::engine::bulk::state::Loads;
 use crate::engine::catalog::{End, LogEnd, Manifest};
 use crate::engine::compaction::state::Background;
 use crate::engine::config::Config;
@@ -95,6 +96,8 @@ pub struct Section<F: Fs> {
     /// What the last MARK stated.
     pub(crate) marked_lsn: u64,
     pub(crate) pending: Pending,
+    /// Bulk loads under way.
+    pub(crate) loads: Loads,
     pub(crate) deadlines: Deadlines,
     /// When the active segment was activated, and the number of group commits then.
     pub(crate) activated: (Duration, u64),
@@ -182,6 +185,7 @@ impl<F: Fs> Engine<F> {
                 durable_lsn,
                 marked_lsn: 0,
                 pending: Pending::default(),
+                loads: Loads::default(),
                 deadlines: Deadlines::default(),
                 activated: (Duration::ZERO, 0),
                 payload,

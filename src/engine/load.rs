@@ -230,7 +230,7 @@ fn insert(table: &mut HashTable<Word>, word: Word) {
 }
 
 /// How many entries at the front of `rest` belong to `shard`.
-fn run_length(rest: &[HintEntry], shard: usize, bits: u8) -> usize {
+pub fn run_length(rest: &[HintEntry], shard: usize, bits: u8) -> usize {
     // Gallop: runs have about equal lengths, and most of `rest` belongs to later shards.
     let inside = |i: usize| {
         rest.get(i)

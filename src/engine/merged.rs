@@ -230,10 +230,14 @@ impl<F: Fs> Engine<F> {
         Ok(())
     }
 
-    /// Best effort: without it the segment is scanned. Sorts the entries.
-    pub(crate) fn write_output_hint(&self, output: &mut Output<F>) {
-        let header = &output.fresh.segment.header;
+    /// Sorts its entries as they stand in a hint.
+    pub(crate) fn sort_output(&self, output: &mut Output<F>) {
         hints::sort(&mut output.entries, self.index.bits());
+    }
+
+    /// Its entries are sorted. Best effort: without a hint the segment is scanned.
+    pub(crate) fn write_output_hint(&self, output: &Output<F>) {
+        let header = &output.fresh.segment.header;
         let Some(last) = &output.last else {
             return;
         };

@@ -141,6 +141,21 @@ impl std::ops::AddAssign for CompactReport {
     }
 }
 
+/// What a bulk load did: see [`crate::Store::load`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LoadReport {
+    /// Pairs that were taken.
+    pub pairs: u64,
+    /// Bytes of their keys and values.
+    pub bytes: u64,
+    /// Those of them that nobody sees: their key came again later in the load, or was written or
+    /// removed by somebody else since the load began.
+    pub superseded: u64,
+    /// Segments that were written.
+    pub segments: u64,
+}
+
 /// How far a compaction has come: see [`crate::Store::compact_with`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -16,7 +16,7 @@ use crate::engine::options::{Durability, Options};
 use crate::engine::reader::Reader;
 use crate::engine::registry;
 use crate::engine::report::{
-    CloseReport, CompactProgress, CompactReport, RecoveryReport, Stats, VerifyReport,
+    CloseReport, CompactProgress, CompactReport, LoadReport, RecoveryReport, Stats, VerifyReport,
 };
 use crate::engine::rmw::Update;
 use crate::engine::value::{Key, Value};
@@ -330,6 +330,62 @@ impl Store {
         self.engine.write_at(self.level, batch)
     }
 
+    /// Stores all of `pairs` at about the rate of the disk's bare log: a bulk load. All of them or
+    /// nothing, for readers and after any crash; durable when it returns, at every level.
+    ///
+    /// Pairs may come in any order; sorted ones are not faster. Of a key that comes twice, the later
+    /// pair counts. Reads and writes go on meanwhile, and see nothing of the load until all of it is
+    /// there. Its place in the order of writes is where its first pair was taken: a key that somebody
+    /// else has written or removed since then keeps that ([`LoadReport::superseded`]).
+    ///
+    /// Cost: about 40 bytes of memory a pair until it returns, and the index of the keys' shards a
+    /// second time at its end; a `Vec` of pairs or a few hundred of them are better written as a
+    /// [`Batch`]. The iterator may read and write this store. Compaction goes on while it gives pairs.
+    ///
+    /// ```
+    /// let store = kvs::Options::new().open_in_memory()?;
+    /// let report = store.load((0..100_000u32).map(|i| (i.to_be_bytes(), "value")))?;
+    /// assert_eq!((report.pairs, store.len()), (100_000, 100_000));
+    /// # Ok::<(), kvs::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Store::set`], and [`crate::Error::Corrupt`] if an older record of a key is damaged. Nothing
+    /// is applied then; only after [`crate::Error::Io`] it is unknown until the store is reopened. A
+    /// sync that failed poisons the store.
+    pub fn load<K: AsRef<[u8]>, V: AsRef<[u8]>>(
+        &self,
+        pairs: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<LoadReport> {
+        self.engine.load(pairs.into_iter().map(Ok::<_, Error>))
+    }
+
+    /// As [`Store::load`], of pairs that may turn out not to be had: the first error ends it, and
+    /// nothing is applied.
+    ///
+    /// ```
+    /// let store = kvs::Options::new().open_in_memory()?;
+    /// let lines = ["a=1", "b=2", "nonsense"];
+    /// let pairs = lines.map(|line| line.split_once('=').ok_or("no equals sign".into()));
+    /// let loaded: Result<_, Box<dyn std::error::Error>> = store.try_load(pairs);
+    /// assert!(loaded.is_err() && store.is_empty());
+    /// # Ok::<(), kvs::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Store::load`], and what `pairs` gave.
+    pub fn try_load<K, V, E>(
+        &self,
+        pairs: impl IntoIterator<Item = Result<(K, V), E>>,
+    ) -> Result<LoadReport, E>
+    where
+        K: AsRef<[u8]>,
+        V: AsRef<[u8]>,
+        E: From<Error>,
+    {
+        self.engine.load(pairs.into_iter())
+    }
+
     /// Stores `value` under `key` if it has no value; whether it did.
     ///
     /// Atomic against all writers. If there is a value already, the call returns when that value is as
@@ -450,7 +506,7 @@ impl Store {
     ///
     /// A run that is ended gives up the step it is in, keeps the ones before it, and says so in its
     /// report: the store is as good as before. `control` may read and write the store, but not
-    /// compact or close it.
+    /// compact, load or close it.
     ///
     /// ```
     /// use std::ops::ControlFlow;

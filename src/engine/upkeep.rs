@@ -34,7 +34,7 @@ use crate::storage::error::StorageError;
 use crate::storage::fs::{Access, Fs, FsFile};
 
 /// Bytes below which a segment is not made smaller to fit a disk that is nearly full.
-const SHRINKING_BYTES_MIN: u64 = 1 << 20;
+pub(crate) const SHRINKING_BYTES_MIN: u64 = 1 << 20;
 
 impl<F: Fs> Engine<F> {
     pub(crate) fn io(&self, op: &'static str, name: &str) -> impl Fn(std::io::Error) -> Error {

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use kvs_format::hash::Fingerprint;
 use kvs_format::name;
 use kvs_format::record::{Draft, Framing, Kind};
 use kvs_format::system::{
@@ -18,6 +19,7 @@ use zerocopy::IntoBytes;
 use zerocopy::byteorder::little_endian::{U32, U64};
 
 use crate::engine::batch::Batch;
+use crate::engine::bulk::state::IndexChange;
 use crate::engine::core::{Engine, Section};
 use crate::engine::error::{Error, Result};
 use crate::engine::options::Durability;
@@ -121,6 +123,15 @@ impl Known {
         self.found.is_some()
     }
 
+    /// What becomes of the key's version.
+    fn becomes(&self, fingerprint: Fingerprint, new: Option<(Word, u64)>) -> IndexChange {
+        IndexChange {
+            fingerprint,
+            old: self.found.map(|(word, found)| (word, found.size)),
+            new: new.map(|(word, _)| word),
+        }
+    }
+
     /// True if every word under the lock was looked at: then what was found still decides.
     fn covers<V>(&self, shard: &ShardMut<'_, V>, hash: u64) -> bool {
         shard.words(hash).all(|word| self.seen.contains(word))
@@ -149,7 +160,7 @@ impl<F: Fs> Engine<F> {
         }
     }
 
-    fn check_sizes(key: &[u8], value: &[u8]) -> Result<()> {
+    pub(crate) fn check_sizes(key: &[u8], value: &[u8]) -> Result<()> {
         if key.len() > KEY_BYTES_MAX {
             return Err(Error::KeyTooLong {
                 len: key.len(),
@@ -252,8 +263,8 @@ impl<F: Fs> Engine<F> {
         let is_set = kind != Kind::Tombstone;
         let size = draft.size();
         if level != Durability::Sync && pending.is_none() {
-            let word = is_set.then(|| slot.word(hash, offset));
-            if let Err(error) = self.publish_one(section, known, hash, key, word, size) {
+            let new = is_set.then(|| (slot.word(hash, offset), size));
+            if let Err(error) = self.publish_one(section, lsn, known, hash, key, new) {
                 self.poison(section);
                 return Err(error);
             }
@@ -376,7 +387,7 @@ impl<F: Fs> Engine<F> {
             .iter()
             .any(|change| section.pending.get(change.fingerprint).is_some());
         if level != Durability::Sync && !joins {
-            if let Err(error) = self.publish(section, &changes) {
+            if let Err(error) = self.publish(section, lsn, &changes) {
                 self.poison(section);
                 return Err(error);
             }
@@ -463,7 +474,7 @@ impl<F: Fs> Engine<F> {
 
     /// Tells writers that looked something up before they entered the section to look again.
     #[inline]
-    fn index_changed(&self) {
+    pub(crate) fn index_changed(&self) {
         // Only the section changes it: no read-modify-write is needed.
         let version = self.version.load(Ordering::Relaxed);
         self.version.store(version + 1, Ordering::Release);
@@ -474,20 +485,24 @@ impl<F: Fs> Engine<F> {
     fn publish_one(
         &self,
         section: &mut Section<F>,
+        lsn: u64,
         mut known: Known,
         hash: u64,
         key: &[u8],
-        new: Option<Word>,
-        size: u64,
+        new: Option<(Word, u64)>,
     ) -> Result<()> {
         loop {
             let mut shard = self.index.lock(hash);
             if known.covers(&shard, hash) {
-                let lost = apply(&mut shard, &known, new, size);
+                let lost = apply(&mut shard, &known, new);
                 drop(shard);
                 section.dead += lost;
-                if new.is_some() {
+                if let Some((_, size)) = new {
                     section.dead -= size;
+                }
+                if !section.loads.is_empty() {
+                    let change = known.becomes(self.hash_key.fingerprint(key), new);
+                    section.loads.note(lsn, change);
                 }
                 self.index_changed();
                 return Ok(());
@@ -498,14 +513,18 @@ impl<F: Fs> Engine<F> {
     }
 
     /// Publishes all `changes` at once: no reader sees some of them.
-    pub(crate) fn publish(&self, section: &mut Section<F>, changes: &[Change]) -> Result<()> {
+    pub(crate) fn publish(
+        &self,
+        section: &mut Section<F>,
+        lsn: u64,
+        changes: &[Change],
+    ) -> Result<()> {
         if let [change] = changes {
             let hash = change.fingerprint.lo;
             let known = self.look_up(hash, &change.key)?;
             let new = change.new.as_ref();
-            let word = new.map(|place| place.slot.word(hash, place.offset));
-            let size = new.map_or(0, |place| place.size);
-            return self.publish_one(section, known, hash, &change.key, word, size);
+            let new = new.map(|place| (place.slot.word(hash, place.offset), place.size));
+            return self.publish_one(section, lsn, known, hash, &change.key, new);
         }
         // Of a key that stands in the write twice, the last one counts.
         let mut last = std::collections::HashMap::new();
@@ -535,10 +554,13 @@ impl<F: Fs> Engine<F> {
             for (i, known) in order.iter().zip(&known) {
                 let at = position(i, &shards).expect("every hash's shard is locked");
                 let new = changes[*i].new.as_ref();
-                let word = new.map(|place| place.slot.word(hash(i), place.offset));
-                let size = new.map_or(0, |place| place.size);
-                section.dead += apply(&mut shards[at].1, known, word, size);
-                section.dead -= size;
+                let new = new.map(|place| (place.slot.word(hash(i), place.offset), place.size));
+                section.dead += apply(&mut shards[at].1, known, new);
+                section.dead -= new.map_or(0, |(_, size)| size);
+                if !section.loads.is_empty() {
+                    let change = known.becomes(changes[*i].fingerprint, new);
+                    section.loads.note(lsn, change);
+                }
             }
             drop(shards);
             self.index_changed();
@@ -587,12 +609,12 @@ impl<F: Fs> Engine<F> {
 
 /// Puts `new` in the place of the version that `known` found; returns the bytes that became garbage.
 #[inline]
-fn apply(shard: &mut ShardMut<'_, View>, known: &Known, new: Option<Word>, size: u64) -> u64 {
+fn apply(shard: &mut ShardMut<'_, View>, known: &Known, new: Option<(Word, u64)>) -> u64 {
     let mut lost = 0;
     let mut replaced = false;
     if let Some((old, found)) = &known.found {
         replaced = match new {
-            Some(new) => shard.replace(*old, new),
+            Some((new, _)) => shard.replace(*old, new),
             None => shard.remove(*old),
         };
         if replaced {
@@ -600,7 +622,7 @@ fn apply(shard: &mut ShardMut<'_, View>, known: &Known, new: Option<Word>, size:
             lost = found.size;
         }
     }
-    if let Some(new) = new {
+    if let Some((new, size)) = new {
         if !replaced {
             shard.insert(new);
         }

@@ -146,6 +146,28 @@ impl<V> Index<V> {
         slot.table = Arc::new(table);
     }
 
+    /// Puts finished tables in the place of those of their shards, all at once: no reader sees some of
+    /// them. Returns what was there. Called, like [`ShardMut::insert`], by the one writer; each shard
+    /// comes once, in their order.
+    pub fn replace(&self, tables: Vec<(usize, HashTable<Word>)>) -> Vec<Arc<HashTable<Word>>> {
+        let mut tables: Vec<_> = tables
+            .into_iter()
+            .map(|(shard, table)| (shard, Arc::new(table)))
+            .collect();
+        let mut locked: Vec<_> = tables
+            .iter()
+            .map(|(shard, _)| self.shards[*shard].0.write())
+            .collect();
+        let mut len = self.len.load(Ordering::Relaxed);
+        for (shard, (_, table)) in locked.iter_mut().zip(&mut tables) {
+            len = len + table.len() as u64 - shard.table.len() as u64;
+            std::mem::swap(&mut shard.table, table);
+        }
+        self.len.store(len, Ordering::Relaxed);
+        drop(locked);
+        tables.into_iter().map(|(_, table)| table).collect()
+    }
+
     /// All tables as they are now. The caller keeps writers out while it asks.
     pub fn snapshot(&self) -> Vec<ShardSnapshot<V>> {
         let of = |shard: &Padded<RwLock<Shard<V>>>| {

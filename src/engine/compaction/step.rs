@@ -125,7 +125,8 @@ impl<F: Fs> Engine<F> {
         self.retire(victims, &outputs)?;
         report.segments_after = outputs.len() as u64;
         for mut output in outputs {
-            self.write_output_hint(&mut output);
+            self.sort_output(&mut output);
+            self.write_output_hint(&output);
             let _ = output.fresh.map.seal();
         }
         Ok(report)
@@ -306,6 +307,7 @@ impl<F: Fs> Engine<F> {
             .collect();
         // ... and what was written since: never older than a victim's tombstone, and never hinted.
         let section = self.section.lock();
+        let loading = section.loads.oldest();
         let since = section.active.as_ref().map_or(0, |active| active.min_lsn);
         let active = section
             .active
@@ -320,8 +322,10 @@ impl<F: Fs> Engine<F> {
         for (i, (fingerprint, grave)) in graves.iter().enumerate() {
             // A newer version is in the index: the tombstone shadows nothing any more.
             let superseded = self.look_up(fingerprint.lo, &grave.key)?.is_found();
-            keep.push(!superseded && retired);
-            if !superseded && !retired {
+            // A load under way may hold an older value, which nobody knows of yet.
+            let unsure = retired || loading.is_some_and(|lsn| lsn < grave.lsn);
+            keep.push(!superseded && unsure);
+            if !superseded && !unsure {
                 undecided.push(i);
             }
         }

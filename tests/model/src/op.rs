@@ -143,6 +143,8 @@ pub enum Op {
     ReadAll,
     /// Sets and removes at once.
     Batch(Vec<(u8, Option<ValueSpec>)>),
+    /// Loads pairs in bulk.
+    Load(Vec<(u8, ValueSpec)>),
     /// Makes everything durable.
     Flush,
     /// Ends the active segment.
@@ -227,7 +229,15 @@ impl Op {
         let mut bytes = Bytes(bytes);
         let tag = bytes.u8()?;
         Some(match tag % 80 {
-            0..=27 => Self::Set {
+            26 | 27 => {
+                let count = bytes.u8()? % 12;
+                let mut pairs = Vec::new();
+                for _ in 0..count {
+                    pairs.push((bytes.u8()?, bytes.value()?));
+                }
+                Self::Load(pairs)
+            }
+            0..=25 => Self::Set {
                 key: bytes.u8()?,
                 value: bytes.value()?,
             },

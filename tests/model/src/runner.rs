@@ -293,6 +293,7 @@ impl Runner {
                 let level = self.level;
                 self.write(told, |engine| engine.write_at(level, &batch))
             }
+            Op::Load(pairs) => self.load(pairs),
             Op::Update { key: id, how } => self.update(key(*id), *how),
             Op::At(level) => {
                 self.level = level.durability();
@@ -426,6 +427,43 @@ impl Runner {
             true => self.look_at(&key),
             false => Err("it answered something else".to_owned()),
         }
+    }
+
+    /// Loads pairs: all or nothing, and durable whatever the level.
+    fn load(&mut self, pairs: &[(u8, ValueSpec)]) -> Result<(), String> {
+        let pairs: Vec<(Vec<u8>, Vec<u8>)> = pairs
+            .iter()
+            .map(|(id, value)| (key(*id), self.value(*value)))
+            .collect();
+        let keys: BTreeSet<Vec<u8>> = pairs.iter().map(|(key, _)| key.clone()).collect();
+        let begun = self.fs.log_len();
+        let was_refusing = self.sync_failed;
+        let result = self.engine().load(pairs.iter().cloned().map(Ok));
+        let failed_now = self.failed_syncs();
+        let writes = pairs.into_iter().map(|(key, value)| (key, Some(value)));
+        let writes: Vec<Write> = writes.collect();
+        match result {
+            Ok(report) => {
+                if (was_refusing || failed_now) && !writes.is_empty() {
+                    return Err("it acknowledged a load although a sync had failed".to_owned());
+                }
+                let superseded = (writes.len() - keys.len()) as u64;
+                if (report.pairs, report.superseded) != (writes.len() as u64, superseded) {
+                    return Err(format!("it reported {report:?}"));
+                }
+                if !writes.is_empty() {
+                    self.oracle.commit(begun, writes);
+                    self.oracle.promise(self.fs.log_len());
+                }
+            }
+            Err(error) => {
+                self.excused(&error)?;
+                if matches!(error, Error::Io { .. }) {
+                    self.oracle.doubt(begun, writes);
+                }
+            }
+        }
+        keys.iter().try_for_each(|key| self.look_at(key))
     }
 
     /// The bytes of the next value.

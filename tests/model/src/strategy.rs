@@ -105,6 +105,7 @@ fn op() -> impl Strategy<Value = Op> {
         6 => expiring,
         24 => key_id().prop_map(|key| Op::Remove { key }),
         14 => vec(one, 0..6).prop_map(Op::Batch),
+        8 => vec((key_id(), value()), 0..12).prop_map(Op::Load),
         10 => Just(Op::Flush),
         8 => Just(Op::Rotate),
         4 => Just(Op::Compact),

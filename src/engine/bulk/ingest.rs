@@ -1,0 +1,357 @@
+//! Taking pairs, writing them, making them count.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use kvs_format::manifest::{Edit, MergedBody};
+use kvs_format::record::{Draft, Kind};
+use kvs_format::segment::{PAGE_BYTES, SegmentKind};
+use kvs_format::system::{FOOTER_RECORD_BYTES, MARK_RECORD_BYTES};
+
+use crate::engine::bulk::tables::{Source, Tables};
+use crate::engine::core::{Engine, Section};
+use crate::engine::error::{Error, Result};
+use crate::engine::merged::{EDIT_BYTES, Output};
+use crate::engine::pending::Ticket;
+use crate::engine::report::LoadReport;
+use crate::engine::reserve::Need;
+use crate::engine::segment::Segment;
+use crate::engine::tasks::{FailOnPanic, Fresh};
+use crate::engine::upkeep::SHRINKING_BYTES_MIN;
+use crate::storage::fs::Fs;
+
+/// Changes that are not worth another round outside the section.
+const FEW_CHANGES: usize = 64;
+
+/// Rounds of changes repeated outside the section, at most.
+const ROUNDS_MAX: usize = 16;
+
+/// A load under way. Dropped before it counts, it leaves nothing behind.
+struct Ingest<'a, F: Fs> {
+    engine: &'a Engine<F>,
+    lsn: u64,
+    outputs: Vec<Output<F>>,
+    report: LoadReport,
+    /// Bytes in the outputs that are full.
+    full: u64,
+    /// The manifest lists the outputs, or may.
+    listed: bool,
+}
+
+impl<F: Fs> Drop for Ingest<'_, F> {
+    fn drop(&mut self) {
+        if !self.listed {
+            self.engine.remove_outputs(&self.outputs);
+        }
+        self.engine.section.lock().loads.end(self.lsn);
+    }
+}
+
+impl<F: Fs> Engine<F> {
+    /// See [`crate::Store::load`] and [`crate::Store::try_load`].
+    pub fn load<I, K, V, E>(&self, pairs: I) -> Result<LoadReport, E>
+    where
+        I: Iterator<Item = Result<(K, V), E>>,
+        K: AsRef<[u8]>,
+        V: AsRef<[u8]>,
+        E: From<Error>,
+    {
+        self.check_writable(&mut self.section.lock())?;
+        let mut pairs = pairs;
+        let mut ingest: Option<Ingest<'_, F>> = None;
+        while let Some(pair) = pairs.next() {
+            let (key, value) = pair?;
+            let (key, value) = (key.as_ref(), value.as_ref());
+            Self::check_sizes(key, value)?;
+            let ingest = match &mut ingest {
+                Some(ingest) => ingest,
+                None => ingest.insert(self.begin_load()?),
+            };
+            ingest.take(key, value, || pairs.size_hint().0 as u64)?;
+        }
+        let Some(ingest) = ingest else {
+            return Ok(LoadReport::default());
+        };
+        let report = ingest.finish()?;
+        self.keep_reserve();
+        let compact = self.wants_compaction(&mut self.section.lock());
+        if compact {
+            self.compact_automatically();
+        }
+        Ok(report)
+    }
+
+    /// Takes the load's place among the writes.
+    fn begin_load(&self) -> Result<Ingest<'_, F>> {
+        // Half a record must not be followed by others.
+        let _fails = FailOnPanic(&self.upkeep);
+        let mut guard = self.section.lock();
+        let section = &mut *guard;
+        self.check_writable(section)?;
+        self.make_room_for(section, MARK_RECORD_BYTES, Need::Values)?;
+        let lsn = self.put_mark(section)?;
+        section.loads.begin(lsn);
+        drop(guard);
+        Ok(Ingest {
+            engine: self,
+            lsn,
+            outputs: Vec::new(),
+            report: LoadReport::default(),
+            full: 0,
+            listed: false,
+        })
+    }
+
+    /// A merged segment of `capacity` bytes, or of less if the disk has no more, down to `least`. Never
+    /// in the room of the reserve: that is for what makes room.
+    fn create_for_load(&self, mut capacity: u64, least: u64) -> Result<Fresh<F>> {
+        {
+            let mut section = self.section.lock();
+            self.check_writable(&mut section)?;
+            if self.reserve.is_lent() {
+                self.take_reserve_back(&section)?;
+            }
+        }
+        loop {
+            let smaller = (capacity / 2).next_multiple_of(4096);
+            match self.create_segment(SegmentKind::Merged, capacity) {
+                Err(Error::DiskFull { .. })
+                    if self.config.segment_bytes.is_none()
+                        && smaller >= least.max(SHRINKING_BYTES_MIN) =>
+                {
+                    capacity = smaller;
+                }
+                created => return created,
+            }
+        }
+    }
+}
+
+impl<F: Fs> Ingest<'_, F> {
+    /// Writes one pair; at least `left` more are expected.
+    #[inline]
+    fn take(&mut self, key: &[u8], value: &[u8], left: impl FnOnce() -> u64) -> Result<()> {
+        let draft = Draft::new(Kind::Set, None, key, value).expect("lengths were checked");
+        let size = draft.size();
+        if !self.outputs.last().is_some_and(|last| last.has_room(size)) {
+            self.next_output(size, left())?;
+        }
+        let output = self.outputs.last_mut().expect("one was just made");
+        let fingerprint = self.engine.hash_key.fingerprint(key);
+        self.engine.put(
+            output,
+            fingerprint,
+            &draft,
+            Kind::Set,
+            self.lsn,
+            key,
+            value,
+            None,
+        )?;
+        self.report.pairs += 1;
+        self.report.bytes += (key.len() + value.len()) as u64;
+        Ok(())
+    }
+
+    #[cold]
+    fn next_output(&mut self, size: u64, left: u64) -> Result<()> {
+        self.end_last()?;
+        let engine = self.engine;
+        let config = &engine.config;
+        // What is yet to come is about as large as what has come. A hint may say anything.
+        let average = match self.report.pairs {
+            0 => size,
+            pairs => self.full / pairs,
+        };
+        let coming = left.saturating_mul(average).min(u64::MAX / 4);
+        let stored: u64 = {
+            let section = engine.section.lock();
+            section.ends.values().map(|end| end.length).sum()
+        };
+        let usual = config.segment_size(stored + self.full + coming, 0);
+        let least = (PAGE_BYTES + size + FOOTER_RECORD_BYTES).next_multiple_of(4096);
+        let fresh = engine.create_for_load(usual.max(least), least)?;
+        self.outputs.push(Output::new(fresh, config.populates()));
+        Ok(())
+    }
+
+    fn end_last(&mut self) -> Result<()> {
+        if let Some(last) = self.outputs.last_mut() {
+            self.engine.end_output(last)?;
+            self.full += last.offset;
+        }
+        Ok(())
+    }
+
+    /// All of it counts, or an error and nothing.
+    fn finish(mut self) -> Result<LoadReport> {
+        self.end_last()?;
+        self.sync()?;
+        let engine = self.engine;
+        // Nothing is moved until the load is in the index.
+        let _one = engine.compaction.lock();
+        // Everything that is older than the load is visible.
+        engine.wait(Ticket(self.lsn))?;
+        let mut tables = self.tables()?;
+        self.catch_up(&mut tables);
+        self.list()?;
+        self.catch_up(&mut tables);
+        self.publish(tables);
+        self.report.segments = self.outputs.len() as u64;
+        for output in self.outputs.drain(..) {
+            let _ = output.fresh.map.seal();
+        }
+        Ok(self.report)
+    }
+
+    /// Files and names become durable; beside that, hints are written and entries sorted.
+    fn sync(&mut self) -> Result<()> {
+        let engine = self.engine;
+        let segments: Vec<Arc<Segment<F>>> = self
+            .outputs
+            .iter()
+            .map(|output| Arc::clone(&output.fresh.segment))
+            .collect();
+        let sync = || {
+            let _fails = FailOnPanic(&engine.upkeep);
+            segments
+                .iter()
+                .try_for_each(|segment| engine.sync_output(segment))
+        };
+        let outputs = &mut self.outputs;
+        let mut hint = || {
+            // On a full disk the room is needed for more important things.
+            for output in outputs.iter_mut() {
+                engine.sort_output(output);
+                if !engine.reserve.is_lent() {
+                    engine.write_output_hint(output);
+                }
+            }
+        };
+        // Schedules that a test chooses know nothing of this thread.
+        if !engine.config.threads || cfg!(kvs_shuttle) {
+            sync()?;
+            hint();
+        } else {
+            std::thread::scope(|scope| {
+                let builder = std::thread::Builder::new().name("kvs-load".to_owned());
+                match builder.spawn_scoped(scope, sync) {
+                    Ok(syncing) => {
+                        hint();
+                        match syncing.join() {
+                            Ok(synced) => synced,
+                            Err(_) => Err(Error::Poisoned),
+                        }
+                    }
+                    // No thread to be had.
+                    Err(_) => {
+                        hint();
+                        segments
+                            .iter()
+                            .try_for_each(|segment| engine.sync_output(segment))
+                    }
+                }
+            })?;
+        }
+        engine.sync_dir()
+    }
+
+    fn tables(&self) -> Result<Tables> {
+        let engine = self.engine;
+        let (removed, shards) = {
+            let mut section = engine.section.lock();
+            engine.check_writable(&mut section)?;
+            (
+                section.loads.keep_changes(self.lsn),
+                engine.index.snapshot(),
+            )
+        };
+        let source = Source {
+            engine,
+            lsn: self.lsn,
+            outputs: &self.outputs,
+            removed: &removed,
+            shards: &shards,
+        };
+        source.tables()
+    }
+
+    /// Repeats what writers have done meanwhile, until little is left.
+    fn catch_up(&self, tables: &mut Tables) {
+        for _ in 0..ROUNDS_MAX {
+            let (changes, view) = {
+                let mut section = self.engine.section.lock();
+                let changes = section.loads.take_changes(self.lsn);
+                (changes, Arc::clone(&section.view))
+            };
+            let bits = self.engine.index.bits();
+            tables.repeat(&self.outputs, bits, &view, &changes);
+            if changes.len() < FEW_CHANGES {
+                return;
+            }
+        }
+    }
+
+    /// COMPACT without inputs.
+    fn list(&mut self) -> Result<()> {
+        let engine = self.engine;
+        let bodies: Vec<MergedBody> = self.outputs.iter().filter_map(Output::body).collect();
+        {
+            // Room for saying so: a full disk must show while nothing has changed.
+            let mut manifest = engine.manifest.lock();
+            let manifest = manifest.as_mut().ok_or(Error::ReadOnly)?;
+            let bytes = EDIT_BYTES * (1 + bodies.len() as u64);
+            manifest
+                .reserve(&engine.fs, bytes)
+                .map_err(|error| engine.or_disk_full(error.into()))?;
+        }
+        self.listed = true;
+        let edit = Edit::Compact {
+            outputs: &bodies,
+            inputs: &[],
+        };
+        engine.edit(&edit).inspect_err(|_| {
+            engine.poison(&mut engine.section.lock());
+        })
+    }
+
+    /// Readers see it. Cannot fail: the manifest says that it is there.
+    fn publish(&mut self, mut tables: Tables) {
+        let engine = self.engine;
+        let mut guard = engine.section.lock();
+        let section: &mut Section<F> = &mut guard;
+        let changes = section.loads.take_changes(self.lsn);
+        tables.repeat(&self.outputs, engine.index.bits(), &section.view, &changes);
+        let mut view = (*section.view).clone();
+        for output in &self.outputs {
+            view = view.with(&output.fresh.segment.slot);
+        }
+        section.view = Arc::new(view);
+        engine.index.set_view(&section.view);
+        let mut segments = engine.segments.write();
+        for (output, live) in self.outputs.iter().zip(&tables.live) {
+            let segment = &output.fresh.segment;
+            segments.insert(segment.header.id, Arc::clone(segment));
+            let end = output.end.map(|end| (segment.header.id, end));
+            section.ends.extend(end);
+            segment.slot.gain(*live);
+            let payload = segment.slot.payload.load(Ordering::Relaxed);
+            section.payload += payload;
+            section.dead += payload - live;
+        }
+        drop(segments);
+        for (slot, bytes) in tables.lost.values() {
+            slot.lose(*bytes);
+            section.dead += bytes;
+        }
+        self.report.superseded = self.report.pairs - tables.shown;
+        let shards = tables.shards.into_iter().enumerate();
+        let tables = shards.filter_map(|(shard, table)| Some((shard, table?)));
+        let before = engine.index.replace(tables.collect());
+        engine.index_changed();
+        section.loads.end(self.lsn);
+        drop(guard);
+        // Outside the section: that takes its time.
+        drop(before);
+    }
+}
