@@ -23,7 +23,7 @@ pub use engine::report::{
 };
 pub use engine::rmw::Update;
 pub use engine::value::{Key, Value};
-pub use engine::{Iter, Keys, Prefix, Reader, Store};
+pub use engine::{Iter, Keys, Prefix, Reader, Snapshot, Store};
 #[cfg(feature = "sled")]
 pub use engines::SledKvsEngine;
 pub use engines::{KvStore, KvsEngine};

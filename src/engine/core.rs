@@ -1,8 +1,8 @@
 //! The engine's parts and who may touch them when.
 //!
 //! Lock order, outermost first: `compaction`, `section`, `segments`, `manifest`, shards of the
-//! index; `commit`, `upkeep`, `interval`, `populate`, `background`, `reserve`, `retired` and the flags of
-//! failed syncs are taken last and never while waiting for another. Readers never wait for a sync.
+//! index; `commit`, `upkeep`, `interval`, `populate`, `background`, `reserve`, `snapshots`, `retired` and the
+//! flags of failed syncs are taken last and never while waiting for another. Readers never wait for a sync.
 //! Writers wait for one inside the section when a segment is needed and the one before is not yet
 //! sealed, or none is ready; when the first write of a life goes on in the segment of the last; and
 //! when the store is poisoned.
@@ -33,6 +33,7 @@ use crate::engine::recovery::{Recovered, Resumable, recover};
 use crate::engine::report::RecoveryReport;
 use crate::engine::reserve::Reserve;
 use crate::engine::segment::{Segment, View};
+use crate::engine::snapshot::Frozen;
 use crate::engine::tasks::Upkeep;
 use crate::engine::waiters::Commit;
 use crate::index::Index;
@@ -74,6 +75,8 @@ pub struct Engine<F: Fs> {
     pub(crate) version: AtomicU64,
     /// Maps of segments that are gone but may still be looked at.
     pub(crate) retired: Mutex<Vec<(Weak<Map>, u64)>>,
+    /// Those that may live, the oldest first.
+    pub(crate) snapshots: Mutex<Vec<Weak<Frozen>>>,
     pub(crate) report: RecoveryReport,
 }
 
@@ -206,6 +209,7 @@ impl<F: Fs> Engine<F> {
             undurable: OnceLock::new(),
             version: AtomicU64::new(0),
             retired: Mutex::new(Vec::new()),
+            snapshots: Mutex::new(Vec::new()),
             report,
         }))
     }

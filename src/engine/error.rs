@@ -105,6 +105,12 @@ pub enum Error {
         /// The most allowed.
         max: u64,
     },
+    /// The snapshot was given up, and will answer nothing else: removed segments that old snapshots and
+    /// values kept took more disk than [`crate::Options::pinned_bytes_max`].
+    SnapshotExpired {
+        /// The most allowed, in bytes.
+        max: u64,
+    },
     /// All 65,536 index windows of 256 MiB are in use. Certainly not applied.
     StoreFull,
     /// An earlier sync failed: nothing written after the last good one can be trusted, and nothing
@@ -170,6 +176,10 @@ impl fmt::Display for Error {
             Self::Pinned { bytes, max } => write!(
                 f,
                 "values still held keep {bytes} bytes of removed segments on disk, at most {max} are allowed"
+            ),
+            Self::SnapshotExpired { max } => write!(
+                f,
+                "the snapshot was given up: more than {max} bytes of removed segments were kept on disk"
             ),
             Self::StoreFull => f.write_str("the store has used up its 16 TiB of address space"),
             Self::Poisoned => f.write_str(

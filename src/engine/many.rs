@@ -14,7 +14,7 @@ use crate::storage::fs::Fs;
 use crate::storage::pin::Stripe;
 
 /// Keys looked up together: about as many cache misses as a core can have under way.
-const TOGETHER: usize = 32;
+pub(crate) const TOGETHER: usize = 32;
 
 /// Bytes of a record that are asked for: more than this the processor fetches ahead by itself.
 const TOUCHED: usize = 128;
@@ -32,16 +32,21 @@ impl<F: Fs> Engine<F> {
                 self.check_readable(key.as_ref())?;
                 found.push(self.candidates(self.hash_key.hash(key.as_ref())));
             }
-            let records = found.iter().flat_map(Candidates::iter);
-            let touched: u8 =
-                records.fold(0, |sum, (word, pin)| sum ^ touch(pin, pin.offset_of(*word)));
-            black_box(touched);
+            bring(&found);
             for (key, candidates) in keys.iter().zip(found.drain(..)) {
                 values.push(self.value_among(candidates, key.as_ref())?);
             }
         }
         Ok(values)
     }
+}
+
+/// Asks for the records of all candidates before anybody waits for one of them.
+#[inline]
+pub(crate) fn bring(found: &[Candidates]) {
+    let records = found.iter().flat_map(Candidates::iter);
+    let touched: u8 = records.fold(0, |sum, (word, pin)| sum ^ touch(pin, pin.offset_of(*word)));
+    black_box(touched);
 }
 
 /// Reads a byte of every cache line at the front of a record.

@@ -33,6 +33,7 @@ mod reserve;
 pub mod rmw;
 mod scan;
 mod segment;
+pub mod snapshot;
 mod store;
 mod tasks;
 mod time;
@@ -47,5 +48,7 @@ pub mod dump;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use iter::{Iter, Keys, Prefix};
 pub use reader::Reader;
-pub use store::{Iter, Keys, Prefix, Store};
+pub use snapshot::Snapshot;
+pub use store::Store;

@@ -153,13 +153,18 @@ impl Options {
         self
     }
 
-    /// Most bytes of removed segments that values still held may keep on disk before compaction
-    /// stops. Default: 1 GiB.
+    /// Most bytes of removed segments that snapshots and values still held may keep on disk.
+    /// Default: 1 GiB.
     ///
-    /// A [`crate::Value`], an iterator or anything else that borrows a record keeps its whole segment
-    /// from being given back. Beyond this many bytes automatic compaction pauses and
-    /// [`crate::Store::compact`] answers [`Error::Pinned`]: garbage then grows until values are dropped.
-    /// [`crate::Stats`] tells how much is pinned and whether compaction is paused by it.
+    /// A [`crate::Snapshot`] or an iterator keeps every segment of its moment, a [`crate::Value`] or
+    /// anything else that borrows a record the whole segment it is in. Beyond this many bytes snapshots
+    /// are given up, the oldest first, and answer [`Error::SnapshotExpired`] from then on. If values
+    /// alone keep that much, automatic compaction pauses and [`crate::Store::compact`] answers
+    /// [`Error::Pinned`]: garbage then grows until values are dropped. [`crate::Stats`] tells how much is
+    /// pinned, how much of it by snapshots, and whether compaction is paused by it.
+    ///
+    /// There is one bound for both since it is one disk: a larger one for snapshots would never be
+    /// reached, because nothing is removed any more beyond this one.
     #[must_use]
     pub fn pinned_bytes_max(mut self, bytes: u64) -> Self {
         self.pinned_bytes_max = bytes;

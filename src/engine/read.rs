@@ -27,7 +27,7 @@ pub(crate) struct Candidates {
 
 impl Candidates {
     #[inline]
-    fn push(&mut self, word: Word, pin: Pin) {
+    pub(crate) fn push(&mut self, word: Word, pin: Pin) {
         match self.first {
             None => self.first = Some((word, pin)),
             Some(_) => self.rest.push((word, pin)),

@@ -228,8 +228,12 @@ pub struct Stats {
     pub live_bytes: u64,
     /// Bytes of records that compaction can drop, tombstones included.
     pub dead_bytes: u64,
-    /// Bytes of removed segments that values still held keep mapped.
+    /// Bytes of removed segments that snapshots and values still held keep mapped and on disk.
     pub pinned_bytes: u64,
+    /// How many of them snapshots keep, iterators included.
+    pub snapshot_bytes: u64,
+    /// Snapshots that live and were not given up, iterators included.
+    pub snapshots: u64,
     /// Most of them before compaction stops: see [`crate::Options::pinned_bytes_max`].
     pub pinned_bytes_max: u64,
     /// There are more than that: nothing is compacted until values are dropped.

@@ -124,6 +124,8 @@ impl<F: Fs> Engine<F> {
         }
         stats.pinned_bytes_max = self.config.pinned_bytes_max;
         stats.pinned_bytes = self.pinned_bytes();
+        let kept = self.kept_by_snapshots();
+        (stats.snapshots, stats.snapshot_bytes) = (kept.snapshots, kept.bytes);
         stats.compaction_paused = stats.pinned_bytes > stats.pinned_bytes_max;
         stats
     }

@@ -10,4 +10,4 @@
 
 mod table;
 
-pub use table::{Index, ShardMut, ShardSnapshot};
+pub use table::{Index, ShardMut, ShardSnapshot, smallest};

@@ -38,6 +38,18 @@ pub struct ShardSnapshot<V> {
     pub view: Arc<V>,
 }
 
+impl<V> ShardSnapshot<V> {
+    /// Every word that may stand for a key of this hash.
+    #[inline]
+    pub fn words(&self, hash: u64) -> impl Iterator<Item = Word> {
+        let bits = hash_bits(hash);
+        self.table
+            .iter_hash(table_hash(bits))
+            .copied()
+            .filter(move |word| word.bits() == bits)
+    }
+}
+
 impl<V> Clone for ShardSnapshot<V> {
     fn clone(&self) -> Self {
         Self {
@@ -180,6 +192,22 @@ impl<V> Index<V> {
         self.shards.iter().map(of).collect()
     }
 
+    /// The words of shard number `shard` whose hash bits are the `count` smallest from `from` on, every
+    /// word with the last of these bits, and the view to find them by. True if larger ones are left.
+    ///
+    /// Cost: looks at the whole shard under its read lock. Memory: that of two times `count` words.
+    pub fn smallest_hashes(
+        &self,
+        shard: usize,
+        from: u64,
+        count: usize,
+    ) -> (Vec<Word>, Arc<V>, bool) {
+        let shard = self.shards[shard].0.read();
+        let words = shard.table.iter().copied();
+        let (words, more) = smallest(words, from, count, Word::bits);
+        (words, Arc::clone(&shard.view), more)
+    }
+
     /// Bytes of memory that the index occupies.
     pub fn bytes(&self) -> u64 {
         let tables: usize = self
@@ -250,9 +278,87 @@ impl<V> ShardMut<'_, V> {
     }
 }
 
+/// The `count` smallest of `words` by `key`, from `from` on, and all that have the key of the last of
+/// them, in no order. True if larger ones were left out.
+///
+/// Time: linear in the number of words. Memory: that of two times `count` words.
+pub fn smallest(
+    words: impl Iterator<Item = Word>,
+    from: u64,
+    count: usize,
+    key: impl Fn(Word) -> u64,
+) -> (Vec<Word>, bool) {
+    let count = count.max(1);
+    let mut found: Vec<Word> = Vec::new();
+    let (mut limit, mut more) = (u64::MAX, false);
+    let mut cut = |found: &mut Vec<Word>, limit: &mut u64| {
+        let before = found.len();
+        let (_, last, _) = found.select_nth_unstable_by_key(count - 1, |word| key(*word));
+        *limit = key(*last);
+        found.retain(|word| key(*word) <= *limit);
+        more |= found.len() < before;
+    };
+    // Every cut is paid for by as many words that came in since the last.
+    let mut room = count.saturating_mul(2);
+    let mut beyond = false;
+    for word in words {
+        let at = key(word);
+        if at < from {
+            continue;
+        }
+        if at > limit {
+            beyond = true;
+            continue;
+        }
+        found.push(word);
+        if found.len() >= room {
+            cut(&mut found, &mut limit);
+            room = found.len().saturating_add(count);
+        }
+    }
+    if found.len() > count {
+        cut(&mut found, &mut limit);
+    }
+    (found, more || beyond)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_smallest_are_those_that_sorting_gives_and_all_of_the_last_kind() {
+        let mut state = 7u64;
+        let mut random = move |below: u64| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state >> 33) % below
+        };
+        for case in 0..2_000u64 {
+            let words: Vec<Word> = (0..random(200))
+                .map(|i| Word(random(1 + case % 40) << 41 | i))
+                .collect();
+            let (from, count) = (random(1 + case % 40), random(50) as usize);
+            let (mut found, more) = smallest(words.iter().copied(), from, count, Word::bits);
+            let mut wanted: Vec<Word> =
+                words.iter().copied().filter(|w| w.bits() >= from).collect();
+            wanted.sort_unstable();
+            let all = wanted.len();
+            if let Some(last) = wanted.get(count.max(1) - 1).map(|word| word.bits()) {
+                wanted.retain(|word| word.bits() <= last);
+            }
+            found.sort_unstable();
+            assert_eq!(found, wanted, "case {case}");
+            assert_eq!(more, wanted.len() < all, "case {case}");
+        }
+    }
+
+    #[test]
+    fn a_huge_count_asks_for_no_more_memory_than_there_are_words() {
+        let (found, more) = smallest([Word(3), Word(5)].into_iter(), 0, usize::MAX, |w| w.0);
+        assert_eq!((found.len(), more), (2, false));
+    }
 
     fn index() -> Index<u32> {
         Index::new(2, &Arc::new(7))

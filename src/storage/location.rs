@@ -19,7 +19,8 @@ pub const WINDOWS_MAX: usize = 1 << 16;
 
 const GRANULE_BITS: u32 = 25;
 const WINDOW_BITS: u32 = 16;
-const HASH_BITS: u32 = 23;
+/// Hash bits of a word.
+pub const HASH_BITS: u32 = 23;
 
 const _: () = {
     assert!(GRANULE_BITS + WINDOW_BITS + HASH_BITS == 64);
@@ -61,6 +62,12 @@ impl Word {
         self.0 >> (WINDOW_BITS + GRANULE_BITS)
     }
 
+    /// Its window and granule: larger further on in the log of a segment.
+    #[inline]
+    pub fn place(self) -> u64 {
+        self.0 & ((1 << (WINDOW_BITS + GRANULE_BITS)) - 1)
+    }
+
     /// Its window.
     #[inline]
     pub fn window(self) -> usize {
@@ -86,6 +93,7 @@ mod tests {
                 let hash = 0x1234_5678_9abc_def0;
                 let word = Word::new(hash, base, offset);
                 assert_eq!(word.bits(), hash_bits(hash));
+                assert_eq!(Word(word.bits() << 41 | word.place()), word);
                 assert_eq!(word.offset(base), offset);
                 assert_eq!(
                     word.window() as u64,

@@ -70,8 +70,9 @@ impl Stripe {
     }
 }
 
+/// The number, below [`STRIPES`], of the counters that the calling thread takes.
 #[inline]
-fn stripe_of_thread() -> usize {
+pub fn stripe_of_thread() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
         static MINE: usize = NEXT.fetch_add(1, Ordering::Relaxed) % STRIPES;

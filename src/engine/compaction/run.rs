@@ -73,6 +73,7 @@ impl<F: Fs> Engine<F> {
 
     /// Refuses if compaction would give no space back.
     pub(super) fn check_pinned(&self) -> Result<()> {
+        self.expire_snapshots();
         let bytes = self.pinned_bytes();
         let max = self.config.pinned_bytes_max;
         match bytes > max {
@@ -162,6 +163,7 @@ impl<F: Fs> Engine<F> {
         let report = self.rewrite(&victims, &others, pace)?;
         // What it gave back: the maps too, unless somebody looks at them.
         drop(victims);
+        self.expire_snapshots();
         pace.progress.segments_done += report.segments_before;
         self.keep_reserve();
         if self.manifest_wants_rewrite() {
