@@ -12,6 +12,7 @@ mod commit;
 mod compaction;
 pub mod config;
 pub mod core;
+pub mod cursor;
 mod deadlines;
 pub mod error;
 mod full;

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use crate::engine::batch::Batch;
 use crate::engine::config::Config;
 use crate::engine::core::Engine;
+use crate::engine::cursor::Cursor;
 use crate::engine::error::{Error, Result};
 use crate::engine::iter::{Iter, Keys, Prefix};
 use crate::engine::options::{Durability, Options};
@@ -460,6 +461,55 @@ impl Store {
     /// [`crate::Error::Poisoned`] after a failed sync, if anything was written since the last good one.
     pub fn snapshot(&self) -> Result<Snapshot> {
         self.engine.snapshot()
+    }
+
+    /// Some keys from `cursor` on, and the cursor to go on with: [`Cursor::START`] to begin, and again at
+    /// the end. For walking through all keys of a large store in small calls, with nothing held in
+    /// between; [`Store::keys`] shows one moment instead.
+    ///
+    /// Whatever is written, compacted, closed and opened again between calls: a key that has a value
+    /// from the first call to the last comes exactly once, whether its value changes or not; one that
+    /// never has a value does not come; any other comes once or not at all. The order is that of a hash.
+    ///
+    /// Looks at `count` entries, at least one, at most [`Cursor::COUNT_MAX`], and at all that share the
+    /// last one's place; that may be a few more keys than `count`, or fewer, even none, if some have
+    /// expired. Any cursor may be given, also of another store: it is a place to go on from.
+    ///
+    /// Cost: looks at a whole index shard (1/1024 of the keys) for each that it takes keys from, and
+    /// reads their records, values included if reads are verified.
+    ///
+    /// ```
+    /// use kvs::Cursor;
+    ///
+    /// let store = kvs::Options::new().open_in_memory()?;
+    /// for i in 0..100 {
+    ///     store.set(format!("key {i}"), "")?;
+    /// }
+    /// let (mut cursor, mut count) = (Cursor::START, 0);
+    /// loop {
+    ///     let (next, keys) = store.scan(cursor, 10)?;
+    ///     count += keys.len();
+    ///     if next.is_end() {
+    ///         break;
+    ///     }
+    ///     cursor = next;
+    /// }
+    /// assert_eq!(count, 100);
+    /// # Ok::<(), kvs::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Store::iter`], and [`crate::Error::Corrupt`].
+    pub fn scan(&self, cursor: Cursor, count: usize) -> Result<(Cursor, Vec<Key>)> {
+        self.engine.scan_keys(cursor, count)
+    }
+
+    /// As [`Store::scan`], with the values. Each is the newest of its key at some moment of the call.
+    ///
+    /// # Errors
+    /// As [`Store::scan`].
+    pub fn scan_pairs(&self, cursor: Cursor, count: usize) -> Result<(Cursor, Vec<(Key, Value)>)> {
+        self.engine.scan_pairs(cursor, count)
     }
 
     /// All pairs as they are now, in no stated order: those of a [`Store::snapshot`] of its own.
