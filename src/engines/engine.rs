@@ -8,7 +8,8 @@
 //! | compare-and-swap | no | yes | no |
 //! | stats | yes | yes | no |
 //! | compact, verify | yes | no | no |
-//! | checkpoint, expiry, cursor | no | no | no |
+//! | cursor | yes | no | no |
+//! | checkpoint, expiry | no | no | no |
 //!
 //! Elsewhere: which command needs which operation (`server`).
 

@@ -6,7 +6,7 @@ use crate::engines::engine::{
     Engine, EngineError, EngineResult, Figures, Operation, SetOptions, Visit,
 };
 use crate::engines::kvs_engine::{EngineVisitor, KvsEngine};
-use crate::{Batch, Compaction, Error, Options, Result, Store, Value};
+use crate::{Batch, Compaction, Cursor, Error, Options, Result, Store, Value};
 
 /// A persistent map from `String` to `String`, with the signatures of the PingCAP course.
 ///
@@ -121,8 +121,11 @@ impl Engine for KvStore {
     }
 
     fn supports(&self, operation: Operation) -> bool {
-        use Operation::{Batch, Compact, Len, Scan, Stats, Verify};
-        matches!(operation, Batch | Compact | Len | Scan | Stats | Verify)
+        use Operation::{Batch, Compact, Cursor, Len, Scan, Stats, Verify};
+        matches!(
+            operation,
+            Batch | Compact | Cursor | Len | Scan | Stats | Verify
+        )
     }
 
     fn key_bytes_max(&self) -> usize {
@@ -161,6 +164,18 @@ impl Engine for KvStore {
             }
         }
         Ok(())
+    }
+
+    fn scan_from(
+        &self,
+        cursor: u64,
+        count: u64,
+        visit: &mut dyn FnMut(&[u8]),
+    ) -> EngineResult<u64> {
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let (next, keys) = self.store.scan(Cursor::from(cursor), count)?;
+        keys.iter().for_each(|key| visit(key));
+        Ok(next.into())
     }
 
     fn len(&self) -> EngineResult<u64> {

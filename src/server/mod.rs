@@ -26,7 +26,7 @@
 //! | `DBSIZE` | len | yes | yes | no |
 //! | `KVS.STATS` | stats | yes | yes | no |
 //! | `KVS.COMPACT` `KVS.VERIFY` | compact, verify | yes | no | no |
-//! | `SCAN` | cursor | no | no | no |
+//! | `SCAN` | cursor | yes | no | no |
 //! | `EXPIRE` `PEXPIRE` `EXPIREAT` `PEXPIREAT` `PERSIST` `TTL` `PTTL` `EXPIRETIME` `PEXPIRETIME` `SETEX` `PSETEX`, `SET` and `GETEX` with a time | expiry | no | no | no |
 //! | `KVS.CHECKPOINT` | checkpoint | no | no | no |
 //!

@@ -146,6 +146,32 @@ impl<'a, E: Engine> View<'a, E> {
         Ok(())
     }
 
+    /// Shows about `count` keys from `cursor` on, and returns the next cursor: see [`Engine::scan_from`].
+    ///
+    /// What the burst has added has no place in the order of the engine yet: it comes with the first
+    /// call of a walk, and may come again when it is in the engine.
+    pub fn scan_from(
+        &mut self,
+        cursor: u64,
+        count: u64,
+        visit: &mut dyn FnMut(&[u8]),
+    ) -> EngineResult<u64> {
+        let changes = &self.changes;
+        let next = self.engine.scan_from(cursor, count, &mut |key| {
+            if !matches!(changes.get(key), Some(None)) {
+                visit(key);
+            }
+        })?;
+        self.depends |= !changes.is_empty();
+        let new = changes.iter().filter(|(_, change)| change.is_some());
+        for (key, _) in new.filter(|_| cursor == 0) {
+            if self.engine.get(key)?.is_none() {
+                visit(key);
+            }
+        }
+        Ok(next)
+    }
+
     /// Gives the changes to the engine and returns when they are as durable as it makes them: all or
     /// none if it has batches, else one by one.
     pub fn commit(&mut self) -> EngineResult<()> {

@@ -158,6 +158,96 @@ fn the_connection_is_told_about_in_the_words_of_redis() {
 }
 
 #[test]
+fn scan_shows_every_key_and_begins_and_ends_with_0() {
+    let commands = "
+        SCAN 0 => [\"0\" []]
+        SET a 1 => OK
+        SCAN 0 => [\"0\" [\"a\"]]
+        scan 0 count 1000 => [\"0\" [\"a\"]]
+        SCAN 0 TYPE string => [\"0\" [\"a\"]]
+        SCAN 0 TYPE HASH => [\"0\" []]
+        SCAN 0 MATCH b* => [\"0\" []]
+        SET b1 1 => OK
+        SCAN 0 MATCH b* COUNT 1000 TYPE String => [\"0\" [\"b1\"]]
+        SCAN 18446744073709551615 => [\"0\" []]
+        SCAN 99999999999999999999 => -ERR invalid cursor
+        SCAN 0 COUNT 0 => -ERR syntax error
+        SCAN 0 COUNT x => -ERR value is not an integer or out of range
+        SCAN 0 FOO 1 => -ERR syntax error
+        SCAN 0 MATCH => -ERR syntax error
+        DEL a b1 => :2
+        RANDOMKEY => (nil)
+        SET a 1 => OK
+        RANDOMKEY => \"a\"
+    ";
+    everywhere(|running| {
+        script(running, commands);
+        let mut client = running.client();
+        for i in 0..1000 {
+            ask(&mut client, &format!("SET key-{i} 1"));
+        }
+        for options in ["", " COUNT 100", " COUNT 1", " COUNT 9223372036854775807"] {
+            let (mut cursor, mut seen) = ("0".to_owned(), Vec::new());
+            loop {
+                let scan = format!("SCAN {cursor} MATCH key-*{options}");
+                let reply = client.call(&words(&scan)).unwrap();
+                let Reply::Array(parts) = reply else {
+                    panic!("{reply:?}");
+                };
+                let [Reply::Bulk(next), Reply::Array(keys)] = &parts[..] else {
+                    panic!("{parts:?}");
+                };
+                assert!(keys.len() <= 1030, "one reply has its bounds");
+                seen.extend(keys.iter().map(show));
+                cursor = String::from_utf8(next.clone()).unwrap();
+                // Between the calls.
+                ask(&mut client, &format!("SET key-{} 2", seen.len() % 1000));
+                if cursor == "0" {
+                    break;
+                }
+            }
+            seen.sort();
+            seen.dedup();
+            assert_eq!(seen.len(), 1000, "{options}");
+        }
+    });
+}
+
+#[test]
+fn scan_sees_what_its_own_burst_and_transaction_have_changed() {
+    everywhere(|running| {
+        let mut client = running.client();
+        ask(&mut client, "MSET old 1 gone 1 same 1");
+        let changes = ["SET new 1", "DEL gone", "SET same 2", "SCAN 0 COUNT 1000"];
+        let sorted = |reply: &str| {
+            let mut found: Vec<String> = reply
+                .split(['[', ']', ' ', '"'])
+                .filter(|word| word.chars().any(char::is_alphabetic))
+                .map(str::to_owned)
+                .collect();
+            found.sort();
+            found.join(" ")
+        };
+        let mut burst = client.pipeline();
+        changes
+            .iter()
+            .for_each(|command| burst.push(&words(command)));
+        let replies = burst.run().unwrap();
+        assert_eq!(sorted(&show(&replies[3])), "new old same");
+        ask(&mut client, "DEL new");
+        ask(&mut client, "SET gone 1");
+        ask(&mut client, "MULTI");
+        for command in changes {
+            assert_eq!(ask(&mut client, command), "QUEUED");
+        }
+        let Reply::Array(replies) = client.call(&[b"EXEC"]).unwrap() else {
+            panic!("EXEC has one reply for each command");
+        };
+        assert_eq!(sorted(&show(&replies[3])), "new old same");
+    });
+}
+
+#[test]
 fn what_an_engine_lacks_is_said_and_not_offered() {
     everywhere(|running| {
         let mut client = running.client();
@@ -175,14 +265,10 @@ fn what_an_engine_lacks_is_said_and_not_offered() {
             let wanted = "-ERR expiry not supported by engine 'kvs'";
             assert_eq!(ask(&mut client, command), wanted, "{command}");
         }
-        assert_eq!(
-            ask(&mut client, "SCAN 0"),
-            "-ERR cursor not supported by engine 'kvs'"
-        );
         let wanted = "-ERR checkpoint not supported by engine 'kvs'";
         assert_eq!(ask(&mut client, "KVS.CHECKPOINT"), wanted);
         assert_eq!(
-            ask(&mut client, "COMMAND INFO ttl scan"),
+            ask(&mut client, "COMMAND INFO ttl pttl"),
             "[(nil array) (nil array)]"
         );
         let list = ask(&mut client, "COMMAND LIST");
@@ -191,7 +277,7 @@ fn what_an_engine_lacks_is_said_and_not_offered() {
             "{list}"
         );
         assert!(
-            !list.contains("\"expire\"") && !list.contains("\"scan\""),
+            !list.contains("\"expire\"") && list.contains("\"scan\""),
             "{list}"
         );
         let count: i64 = ask(&mut client, "COMMAND COUNT")[1..].parse().unwrap();

@@ -12,6 +12,9 @@ use crate::server::view::View;
 /// Bytes of keys that one `KEYS` answers at most.
 const KEYS_BYTES_MAX: usize = 16 << 20;
 
+/// How many keys one `SCAN` looks at, whatever it is told.
+const SCAN_KEYS_MAX: u64 = 1024;
+
 /// How far `RANDOMKEY` looks at most.
 const RANDOM_STEPS_MAX: u64 = 1024;
 
@@ -87,6 +90,13 @@ pub fn random<E: Engine>(view: &mut View<'_, E>) -> Answer<E> {
     let most = view.len()?.clamp(1, RANDOM_STEPS_MAX);
     let mut left = RandomState::new().hash_one(0_u8) % most;
     let mut found = None;
+    if view.engine.supports(Operation::Cursor) {
+        let mut first = Vec::new();
+        view.scan_from(0, most, &mut |key| first.push(key.to_vec()))?;
+        let some = usize::try_from(left).unwrap_or(0) % first.len().max(1);
+        let found = first.into_iter().nth(some);
+        return Ok(found.map_or(Reply::Null, Reply::Bulk));
+    }
     view.keys(b"", &mut |key| {
         found = Some(key.to_vec());
         left = match left.checked_sub(1) {
@@ -128,8 +138,8 @@ pub fn scan<E: Engine>(view: &mut View<'_, E>, scan: &Scan<'_>) -> Answer<E> {
     let strings = scan
         .kind
         .is_none_or(|kind| kind.eq_ignore_ascii_case(b"string"));
-    let count = scan.count.min(RANDOM_STEPS_MAX);
-    let next = view.engine.scan_from(scan.cursor, count, &mut |key| {
+    let count = scan.count.min(SCAN_KEYS_MAX);
+    let next = view.scan_from(scan.cursor, count, &mut |key| {
         if strings && scan.pattern.is_none_or(|like| glob::matches(like, key)) {
             found.push(Reply::bulk(key));
         }
