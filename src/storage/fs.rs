@@ -39,6 +39,17 @@ pub trait Fs: Send + Sync + 'static {
     /// Gives `from` the name `to`, replacing it.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
+    /// Gives file `name` the same name in the directory `to` as well: a hard link.
+    ///
+    /// # Errors
+    /// Whatever the system says, and it may for many reasons: another device, a file system without
+    /// links, too many of them. The caller copies.
+    fn link(&self, name: &str, to: &Self) -> io::Result<()>;
+
+    /// Gives this directory, whose names are durable, the path `to`, where there may be an empty one;
+    /// durable when it returns.
+    fn publish(&self, to: &Path) -> io::Result<()>;
+
     /// Removes a name.
     fn unlink(&self, name: &str) -> io::Result<()>;
 

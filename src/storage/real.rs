@@ -178,6 +178,30 @@ impl RealFs {
         self
     }
 
+    /// The same open directory once more: the lock is one, and held until both are dropped.
+    pub fn try_clone(&self) -> Result<Self> {
+        let place = match &self.place {
+            Place::Directory { dir, owner } => Place::Directory {
+                dir: dir
+                    .try_clone()
+                    .map_err(io_error("open the directory", &self.path))?,
+                owner: *owner,
+            },
+            Place::Memory(files) => {
+                let clone = |(name, file): &(String, File)| Ok((name.clone(), file.try_clone()?));
+                let files: io::Result<_> = files.lock().iter().map(clone).collect();
+                Place::Memory(Mutex::new(
+                    files.map_err(io_error("open the directory", &self.path))?,
+                ))
+            }
+        };
+        Ok(Self {
+            path: self.path.clone(),
+            place,
+            store_path: self.store_path,
+        })
+    }
+
     /// True for the in-memory mode: there is nothing to make durable.
     pub fn is_memory(&self) -> bool {
         matches!(self.place, Place::Memory(_))
@@ -363,6 +387,21 @@ impl Fs for RealFs {
                 Ok(())
             }
         }
+    }
+
+    fn link(&self, name: &str, to: &Self) -> io::Result<()> {
+        match (&self.place, &to.place) {
+            (Place::Directory { dir: from, .. }, Place::Directory { dir: to, .. }) => {
+                // Of a symbolic link the link itself, which opening refuses.
+                Ok(rustix::fs::linkat(from, name, to, name, AtFlags::empty())?)
+            }
+            _ => Err(io::ErrorKind::CrossesDevices.into()),
+        }
+    }
+
+    fn publish(&self, to: &Path) -> io::Result<()> {
+        std::fs::rename(&self.path, to)?;
+        File::open(parent_of(to))?.sync_all()
     }
 
     fn unlink(&self, name: &str) -> io::Result<()> {

@@ -123,30 +123,36 @@ impl Fs for SimFs {
     type File = SimFile;
 
     fn path(&self) -> &Path {
-        Path::new("/sim")
+        &self.1.path
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
         let mut disk = self.disk();
         check(disk.faults.next(Call::List)?)?;
-        Ok(disk.names.keys().map(|name| name.to_string()).collect())
+        let here = |path: &Arc<str>| {
+            let name = path.strip_prefix(&*self.1.prefix)?;
+            (!name.contains('/')).then(|| name.to_owned())
+        };
+        Ok(disk.names.keys().filter_map(here).collect())
     }
 
     fn create(&self, name: &str) -> io::Result<SimFile> {
+        let name = self.full(name);
         let mut disk = self.disk();
         let fault = disk.faults.next(Call::Create)?;
-        if disk.names.contains_key(name) {
+        if disk.names.contains_key(&name) {
             return Err(Errno::EXIST.into());
         }
-        let inode = disk.create(fault, name)?;
+        let inode = disk.create(fault, &name)?;
         Ok(self.handle(inode, Access::ReadWrite))
     }
 
     fn create_or_truncate(&self, name: &str) -> io::Result<SimFile> {
+        let name = self.full(name);
         let mut disk = self.disk();
         let fault = disk.faults.next(Call::CreateOrTruncate)?;
-        let Some(inode) = disk.names.get(name).map(Arc::clone) else {
-            let inode = disk.create(fault, name)?;
+        let Some(inode) = disk.names.get(&name).map(Arc::clone) else {
+            let inode = disk.create(fault, &name)?;
             return Ok(self.handle(inode, Access::ReadWrite));
         };
         let change = Change::Truncate { inode: inode.id };
@@ -155,17 +161,18 @@ impl Fs for SimFs {
     }
 
     fn open(&self, name: &str, access: Access) -> io::Result<SimFile> {
+        let name = self.full(name);
         let mut disk = self.disk();
         check(disk.faults.next(Call::Open)?)?;
-        let inode = Arc::clone(disk.find(name)?);
+        let inode = Arc::clone(disk.find(&name)?);
         Ok(self.handle(inode, access))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let (from, to) = (self.full(from), self.full(to));
         let mut disk = self.disk();
         let fault = disk.faults.next(Call::Rename)?;
-        disk.find(from)?;
-        let (from, to): (Arc<str>, Arc<str>) = (from.into(), to.into());
+        disk.find(&from)?;
         let change = Change::Rename {
             from: Arc::clone(&from),
             to: Arc::clone(&to),
@@ -178,21 +185,81 @@ impl Fs for SimFs {
         })
     }
 
+    /// # Panics
+    /// If `to` is on another disk.
+    fn link(&self, name: &str, to: &Self) -> io::Result<()> {
+        assert!(Arc::ptr_eq(&self.0, &to.0), "one disk");
+        let (from, to) = (self.full(name), to.full(name));
+        let mut disk = self.disk();
+        let fault = disk.faults.next(Call::Link)?;
+        let inode = Arc::clone(disk.find(&from)?);
+        if disk.names.contains_key(&to) {
+            return Err(Errno::EXIST.into());
+        }
+        let change = Change::Link {
+            inode: inode.id,
+            to: Arc::clone(&to),
+        };
+        disk.change(fault, change, |disk| {
+            disk.names.insert(to, inode);
+            Ok(())
+        })
+    }
+
+    /// # Panics
+    /// If this is not a subdirectory.
+    fn publish(&self, to: &Path) -> io::Result<()> {
+        let from: Arc<str> = self.1.prefix.as_str().into();
+        assert!(!from.is_empty(), "the disk itself has no other name");
+        let name = to.file_name().unwrap_or_default().to_string_lossy();
+        let to: Arc<str> = format!("{name}/").into();
+        let mut disk = self.disk();
+        let fault = disk.faults.next(Call::Publish)?;
+        if disk.names.keys().any(|name| name.starts_with(&*to)) {
+            return Err(Errno::NOTEMPTY.into());
+        }
+        let change = Change::RenameDir {
+            from: Arc::clone(&from),
+            to: Arc::clone(&to),
+        };
+        disk.change(fault, change, |disk| {
+            for (name, inode) in std::mem::take(&mut disk.names) {
+                let name = match name.strip_prefix(&*from) {
+                    Some(inside) => format!("{to}{inside}").into(),
+                    None => name,
+                };
+                disk.names.insert(name, inode);
+            }
+            Ok(())
+        })?;
+        let fault = disk.faults.next(Call::SyncDir)?;
+        disk.sync(fault, Change::SyncDir)
+    }
+
     fn unlink(&self, name: &str) -> io::Result<()> {
+        let name = self.full(name);
         let mut disk = self.disk();
         let fault = disk.faults.next(Call::Unlink)?;
-        disk.find(name)?;
-        let change = Change::Unlink { name: name.into() };
+        disk.find(&name)?;
+        let change = Change::Unlink {
+            name: Arc::clone(&name),
+        };
         disk.change(fault, change, |disk| {
-            disk.names.remove(name);
+            disk.names.remove(&name);
             Ok(())
         })
     }
 
     fn sync_dir(&self) -> io::Result<()> {
+        let change = match self.1.prefix.as_str() {
+            "" => Change::SyncDir,
+            prefix => Change::SyncSubdir {
+                prefix: prefix.into(),
+            },
+        };
         let mut disk = self.disk();
         let fault = disk.faults.next(Call::SyncDir)?;
-        disk.sync(fault, Change::SyncDir)
+        disk.sync(fault, change)
     }
 }
 

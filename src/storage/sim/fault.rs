@@ -16,6 +16,8 @@ pub enum Call {
     CreateOrTruncate,
     Open,
     Rename,
+    Link,
+    Publish,
     Unlink,
     SyncDir,
     Len,

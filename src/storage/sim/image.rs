@@ -172,6 +172,16 @@ impl Image {
         *content = Content::new(bytes);
     }
 
+    /// What the directory called `name` holds, under the names the files have in it.
+    #[must_use]
+    pub fn subdirectory(&self, name: &str) -> Self {
+        let inside = |(path, content): (&Arc<str>, &Content)| {
+            let file = path.strip_prefix(name)?.strip_prefix('/')?;
+            Some((file.into(), content.clone()))
+        };
+        Self(self.0.iter().filter_map(inside).collect())
+    }
+
     /// Number of files.
     pub fn len(&self) -> usize {
         self.0.len()

@@ -59,6 +59,20 @@ pub enum Change {
         /// New name.
         to: Arc<str>,
     },
+    /// A file given a second name, in another directory.
+    Link {
+        /// File.
+        inode: InodeId,
+        /// New name.
+        to: Arc<str>,
+    },
+    /// A directory given another name, with all that is in it.
+    RenameDir {
+        /// What names in it began with.
+        from: Arc<str>,
+        /// What they begin with now.
+        to: Arc<str>,
+    },
     /// A name removed.
     Unlink {
         /// Name.
@@ -71,6 +85,11 @@ pub enum Change {
     },
     /// All names made durable.
     SyncDir,
+    /// All names made durable that are in a directory beside the store's.
+    SyncSubdir {
+        /// What they begin with.
+        prefix: Arc<str>,
+    },
 }
 
 /// How an operation ended.
@@ -191,9 +210,12 @@ impl fmt::Display for Line<'_> {
             Change::SetLen { inode, len } => write!(f, "set_len {} {len}", file(inode)),
             Change::Truncate { inode } => write!(f, "truncate {}", file(inode)),
             Change::Rename { from, to } => write!(f, "rename {from} -> {to}"),
+            Change::Link { inode, to } => write!(f, "link {} -> {to}", file(inode)),
+            Change::RenameDir { from, to } => write!(f, "rename {from} -> {to}"),
             Change::Unlink { name } => write!(f, "unlink {name}"),
             Change::SyncData { inode } => write!(f, "sync_data {}", file(inode)),
             Change::SyncDir => write!(f, "sync_dir"),
+            Change::SyncSubdir { prefix } => write!(f, "sync_dir {prefix}"),
         }?;
         match self.op.outcome {
             Outcome::Done => Ok(()),

@@ -17,6 +17,8 @@
 //!   unlinking survives or not, regardless of the others, of the files' bytes and of their syncs; only
 //!   changes of the same name keep their order. So a synced file may have no name, an unlinked one may
 //!   be back, and a rename may be there before the bytes of its file.
+//! - A *directory* on the same disk ([`SimFs::subdirectory`]) has syncs of its own. Renaming it moves
+//!   all names in it or none, and is a change of the directory it stands in.
 //! - A *failed sync* leaves what it covered in doubt for good: readers go on seeing it, a later sync
 //!   succeeds and does not change that. Only what is written again, and then synced, is durable.
 //!
@@ -63,6 +65,7 @@ mod rng;
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -79,7 +82,15 @@ pub use replay::{Contents, Crash, NAME_SUBSETS, NAMES_EXHAUSTIVE_MAX, Replay, Su
 
 /// One simulated directory. Clones are the same directory.
 #[derive(Clone, Debug)]
-pub struct SimFs(Arc<Mutex<Disk>>);
+pub struct SimFs(Arc<Mutex<Disk>>, Arc<Place>);
+
+/// Which directory of the disk.
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    /// What its names begin with: nothing, or a name and a slash.
+    prefix: String,
+}
 
 impl Default for SimFs {
     fn default() -> Self {
@@ -102,7 +113,27 @@ impl SimFs {
     /// Like everything here that cannot fail by plan, if the machine has no memory or no file
     /// descriptors left.
     pub fn from_image(image: &Image) -> Self {
-        Self(Arc::new(Mutex::new(Disk::new(image).expect(MEMORY))))
+        let root = Place {
+            path: PathBuf::from("/sim"),
+            prefix: String::new(),
+        };
+        let disk = Disk::new(image).expect(MEMORY);
+        Self(Arc::new(Mutex::new(disk)), Arc::new(root))
+    }
+
+    /// The directory called `name` on the same disk, beside the files of this one. There is one as
+    /// soon as it holds a file; in images its files are called `name/file`.
+    #[must_use]
+    pub fn subdirectory(&self, name: &str) -> Self {
+        let place = Place {
+            path: self.1.path.join(name),
+            prefix: format!("{name}/"),
+        };
+        Self(Arc::clone(&self.0), Arc::new(place))
+    }
+
+    fn full(&self, name: &str) -> Arc<str> {
+        format!("{}{name}", self.1.prefix).into()
     }
 
     fn disk(&self) -> MutexGuard<'_, Disk> {

@@ -1,6 +1,6 @@
 //! The names of a directory as a power cut sees them.
 //!
-//! Every change of names is pending until the directory is synced. Each pending change survives or
+//! Every change of names is pending until the directory it is in is synced. Each pending change survives or
 //! not, whatever becomes of the others; a rename moves its file wholly or not at all. Changes of the
 //! same name keep their order: a name never goes back behind a later change that survived.
 //!
@@ -21,6 +21,8 @@ enum Edit {
     Set(Arc<str>, InodeId),
     Remove(Arc<str>),
     Move(Arc<str>, Arc<str>, InodeId),
+    /// A directory, by what its names begin with.
+    MoveAll(Arc<str>, Arc<str>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,18 +66,23 @@ impl Directory {
         }
     }
 
+    pub(super) fn rename_dir(&mut self, from: &Arc<str>, to: &Arc<str>) {
+        self.change(Edit::MoveAll(Arc::clone(from), Arc::clone(to)));
+    }
+
     fn change(&mut self, edit: Edit) {
         edit.apply(&mut self.latest);
         self.pending.push((edit, Standing::Dirty));
     }
 
-    pub(super) fn sync(&mut self, succeeded: bool) {
+    /// Syncs the directory whose names begin with `prefix`.
+    pub(super) fn sync(&mut self, prefix: &str, succeeded: bool) {
         let end = match succeeded {
             true => Standing::Certain,
             false => Standing::Limbo,
         };
-        for (_, standing) in &mut self.pending {
-            if *standing == Standing::Dirty {
+        for (edit, standing) in &mut self.pending {
+            if *standing == Standing::Dirty && edit.directory() == prefix {
                 *standing = end;
             }
         }
@@ -111,6 +118,16 @@ impl Directory {
 }
 
 impl Edit {
+    /// What the names of the directory begin with that it changes.
+    fn directory(&self) -> &str {
+        match self {
+            Self::Set(name, _) | Self::Remove(name) | Self::Move(name, _, _) => {
+                &name[..name.rfind('/').map_or(0, |slash| slash + 1)]
+            }
+            Self::MoveAll(..) => "",
+        }
+    }
+
     fn apply(&self, names: &mut Names) {
         match self {
             Self::Set(name, inode) => {
@@ -122,6 +139,17 @@ impl Edit {
             Self::Move(from, to, inode) => {
                 names.remove(from);
                 names.insert(Arc::clone(to), *inode);
+            }
+            Self::MoveAll(from, to) => {
+                let inside: Vec<_> = names
+                    .iter()
+                    .filter(|(name, _)| name.starts_with(&**from))
+                    .map(|(name, inode)| (Arc::clone(name), *inode))
+                    .collect();
+                for (name, inode) in inside {
+                    names.remove(&name);
+                    names.insert(format!("{to}{}", &name[from.len()..]).into(), inode);
+                }
             }
         }
     }

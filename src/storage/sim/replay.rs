@@ -234,7 +234,8 @@ impl Replay {
                     pages.sync(succeeded);
                 }
             }
-            Change::SyncDir => self.names.sync(succeeded),
+            Change::SyncDir => self.names.sync("", succeeded),
+            Change::SyncSubdir { prefix } => self.names.sync(prefix, succeeded),
             _ if op.outcome == Outcome::Failed => {}
             Change::Create { name, inode } => {
                 self.names.create(name, *inode);
@@ -242,6 +243,8 @@ impl Replay {
                 self.files.insert(*inode, Pages::new(&empty));
             }
             Change::Rename { from, to } => self.names.rename(from, to),
+            Change::Link { inode, to } => self.names.create(to, *inode),
+            Change::RenameDir { from, to } => self.names.rename_dir(from, to),
             Change::Unlink { name } => self.names.unlink(name),
             Change::Write {
                 inode,
