@@ -486,7 +486,7 @@ impl<F: Fs> Manifest<F> {
     }
 
     /// Writes a manifest that says what `catalog` says, and puts it in the place of the old one.
-    fn write_whole(
+    pub fn write_whole(
         fs: &F,
         header: ManifestHeader,
         first_seq: u64,

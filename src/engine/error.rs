@@ -45,6 +45,17 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// Something stands where a new directory is to be made. Nothing was changed.
+    Exists {
+        /// What.
+        path: PathBuf,
+    },
+    /// Part of the store is damaged (see [`crate::RecoveryReport::damage`]): it cannot be copied as a
+    /// whole one.
+    Incomplete {
+        /// The store's directory.
+        path: PathBuf,
+    },
     /// Another process, or another kind of open in this process, holds the store.
     Locked {
         /// The store's directory.
@@ -146,6 +157,12 @@ impl fmt::Display for Error {
                 path.display()
             ),
             Self::Missing { path } => write!(f, "corrupt: {} is missing", path.display()),
+            Self::Exists { path } => {
+                write!(f, "{} exists and is not an empty directory", path.display())
+            }
+            Self::Incomplete { path } => {
+                write!(f, "part of the store in {} is damaged", path.display())
+            }
             Self::Locked { path } => {
                 write!(f, "{} is in use by another process", path.display())
             }
@@ -234,6 +251,7 @@ impl From<StorageError> for Error {
                 reason,
             },
             StorageError::Missing { path } => Self::Missing { path },
+            StorageError::Exists { path } => Self::Exists { path },
             StorageError::Locked { path } => Self::Locked { path },
             StorageError::Unsafe { path, reason } => Self::Unsafe { path, reason },
         }

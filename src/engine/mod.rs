@@ -8,6 +8,7 @@
 pub mod batch;
 mod bulk;
 pub mod catalog;
+pub mod checkpoint;
 mod commit;
 mod compaction;
 pub mod config;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::engine::batch::Batch;
+use crate::engine::checkpoint::{self, CheckpointOptions, CheckpointProgress, CheckpointReport};
 use crate::engine::config::Config;
 use crate::engine::core::Engine;
 use crate::engine::cursor::Cursor;
@@ -591,6 +592,58 @@ impl Store {
         control: impl FnMut(&CompactProgress) -> ControlFlow<()>,
     ) -> Result<CompactReport> {
         self.engine.compact_with(control)
+    }
+
+    /// A copy of the store as it is now, in the new directory `dest`: a store of its own, which holds
+    /// every write that had returned before the call, and of the ones under way some prefix.
+    ///
+    /// Segments that are no longer written become hard links where the file system allows it; the one
+    /// being written, at most 256 MiB unless a value is larger, is copied. So it takes time and space
+    /// for that one, and the space of the others only as the store itself gives them up. Neither store
+    /// ever changes a file that it shares. Reads, writes and compaction go on; no write waits for more
+    /// than a look at the list of segments. Everything the copy holds is durable when the call returns,
+    /// whatever level it was written at.
+    ///
+    /// `dest` must not exist or be an empty directory. A crash leaves none or a whole one, and maybe a
+    /// directory `.NAME.partial` beside it, which the next try for the same name removes.
+    ///
+    /// ```
+    /// # let dir = std::env::temp_dir().join(format!("kvs-checkpoint-{}", std::process::id()));
+    /// let store = kvs::Store::open(dir.join("store"))?;
+    /// store.set("a", "1")?;
+    /// store.checkpoint(dir.join("copy"))?;
+    /// store.set("a", "2")?;
+    /// let copy = kvs::Store::open(dir.join("copy"))?;
+    /// assert_eq!(copy.get("a")?.as_deref(), Some(&b"1"[..]));
+    /// # drop(copy);
+    /// # store.close()?;
+    /// # std::fs::remove_dir_all(&dir)?;
+    /// # Ok::<(), kvs::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`crate::Error::Exists`], [`crate::Error::Unsafe`] if `dest` lies inside the store,
+    /// [`crate::Error::Locked`] if somebody else is making `dest`, [`crate::Error::DiskFull`],
+    /// [`crate::Error::Corrupt`] if what must be copied is damaged, [`crate::Error::Incomplete`] for a
+    /// store opened read-only of which a part is; [`crate::Error::Poisoned`], [`crate::Error::Io`].
+    pub fn checkpoint(&self, dest: impl AsRef<Path>) -> Result<CheckpointReport> {
+        let options = CheckpointOptions::new();
+        self.checkpoint_with(dest, &options, |_| ControlFlow::Continue(()))
+    }
+
+    /// As [`Store::checkpoint`], with [`CheckpointOptions`]; `control` is told how far it has come,
+    /// after each segment and each MiB that is copied, and ends it by answering
+    /// [`ControlFlow::Break`]: nothing is left then, and the report says so.
+    ///
+    /// # Errors
+    /// As [`Store::checkpoint`]; for [`CheckpointOptions::since`] what opening that store may say.
+    pub fn checkpoint_with(
+        &self,
+        dest: impl AsRef<Path>,
+        options: &CheckpointOptions,
+        mut control: impl FnMut(&CheckpointProgress) -> ControlFlow<()>,
+    ) -> Result<CheckpointReport> {
+        checkpoint::to_directory(&self.engine, dest.as_ref(), options, &mut control)
     }
 
     /// What the store holds and costs. Cost: looks at every shard and segment.

@@ -34,6 +34,11 @@ pub enum StorageError {
         /// The file.
         path: PathBuf,
     },
+    /// Something stands where a new directory is to be made.
+    Exists {
+        /// What.
+        path: PathBuf,
+    },
     /// Another process, or another kind of open in this one, holds the directory.
     Locked {
         /// The directory.

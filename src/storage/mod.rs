@@ -6,6 +6,7 @@
 //!
 //! Elsewhere: what the bytes mean (`kvs_format`), which segments there are (`engine::catalog`).
 
+pub mod beside;
 pub mod error;
 pub mod fs;
 pub mod location;
