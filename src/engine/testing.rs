@@ -2,6 +2,7 @@
 //! file system, deterministic, with everything done in the calling thread.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use kvs_format::record::Kind;
 
 use crate::engine::batch::Batch;
+use crate::engine::checkpoint::{CheckpointProgress, CheckpointReport, Sources};
 use crate::engine::compaction::plan::Mode;
 use crate::engine::config::Config;
 use crate::engine::core::Engine;
@@ -182,6 +184,19 @@ impl<F: Fs> Engine<F> {
             value,
         };
         self.write_one(level, one, When::Always).map(|_| ())
+    }
+
+    /// [`crate::Store::checkpoint`] by way of the empty directory `to`, which becomes `dest`.
+    ///
+    /// # Errors
+    /// As that.
+    pub fn checkpoint_by(&self, to: &F, dest: &str) -> Result<CheckpointReport> {
+        let sources = Sources {
+            links: true,
+            previous: None,
+        };
+        let mut control = |_: &CheckpointProgress| ControlFlow::Continue(());
+        self.checkpoint(to, Path::new(dest), &sources, &mut control)
     }
 
     /// Every key of the index, sorted: what two ways of opening
