@@ -19,9 +19,10 @@ pub use engine::cursor::Cursor;
 pub use engine::checkpoint::{CheckpointOptions, CheckpointProgress, CheckpointReport};
 pub use engine::error::{Error, Result};
 pub use engine::options::{Compaction, Durability, Options, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+pub use engine::repair::{RepairOptions, repair};
 pub use engine::report::{
-    CloseReport, CompactProgress, CompactReport, Damage, LoadReport, RecoveryReport, SegmentKind,
-    SegmentStats, Stats, TornTail, Undone, VerifyReport,
+    CloseReport, CompactProgress, CompactReport, Damage, LoadReport, Lost, RecoveryReport,
+    SegmentKind, SegmentStats, Stats, TornTail, Undone, VerifyReport,
 };
 pub use engine::rmw::Update;
 pub use engine::value::{Key, Value};

@@ -108,7 +108,8 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    fn new(store: StoreBody) -> Self {
+    /// Of a store without segments.
+    pub fn new(store: StoreBody) -> Self {
         let next_lsn = store.next_lsn.get();
         Self {
             store,

@@ -30,6 +30,7 @@ mod read;
 mod reader;
 mod recovery;
 mod registry;
+pub mod repair;
 pub mod report;
 mod reserve;
 pub mod rmw;

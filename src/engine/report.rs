@@ -16,6 +16,25 @@ pub struct Damage {
     pub reason: String,
 }
 
+/// A range of a file whose records could not be salvaged: see [`crate::repair`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Lost {
+    /// The file.
+    pub file: PathBuf,
+    /// Bytes from its start.
+    pub offset: u64,
+    /// Bytes of the range; 0 if that is not known.
+    pub bytes: u64,
+    /// The log sequence numbers that stood there, first and last, if the log says so. Those of records
+    /// that the store writes about itself are among them.
+    pub lsns: Option<(u64, u64)>,
+    /// How many records stood there, if that is known.
+    pub records: Option<u64>,
+    /// What is wrong there.
+    pub reason: String,
+}
+
 /// Where the log was cut because a write had not been finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -51,8 +70,12 @@ pub struct RecoveryReport {
     /// Damage was found: what could be verified is served, but something may be missing. Only a
     /// read-only open gets this far.
     pub incomplete: bool,
-    /// Where.
+    /// Where. From [`crate::repair`]: damage that cost nothing.
     pub damage: Vec<Damage>,
+    /// From [`crate::repair`]: what could not be salvaged. Any key may have had a newer version there.
+    pub lost: Vec<Lost>,
+    /// From [`crate::repair`]: batches of which some records are in and others lost.
+    pub broken_batches: u64,
     /// How long opening took.
     pub duration: Duration,
 }
@@ -86,6 +109,12 @@ impl fmt::Display for RecoveryReport {
         }
         if self.leftovers_removed > 0 {
             write!(f, ", {} leftovers removed", self.leftovers_removed)?;
+        }
+        if !self.lost.is_empty() {
+            write!(f, ", {} ranges lost", self.lost.len())?;
+        }
+        if self.broken_batches > 0 {
+            write!(f, ", {} batches in part", self.broken_batches)?;
         }
         Ok(())
     }
