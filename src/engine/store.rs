@@ -600,7 +600,7 @@ impl Store {
     /// Segments that are no longer written become hard links where the file system allows it; the one
     /// being written, at most 256 MiB unless a value is larger, is copied. So it takes time and space
     /// for that one, and the space of the others only as the store itself gives them up. Neither store
-    /// ever changes a file that it shares. Reads, writes and compaction go on; no write waits for more
+    /// ever changes a file that it shares; nor are those read: [`Store::verify`] on the copy does. Reads, writes and compaction go on; no write waits for more
     /// than a look at the list of segments. Everything the copy holds is durable when the call returns,
     /// whatever level it was written at.
     ///

@@ -17,7 +17,7 @@ use crate::engine::core::Engine;
 use crate::engine::error::Result;
 use crate::engine::options::{Durability, Options};
 use crate::engine::reader::Reader;
-use crate::engine::report::CompactReport;
+use crate::engine::report::{CompactReport, RecoveryReport};
 use crate::engine::writer::{One, When};
 use crate::storage::fs::{Access, Fs};
 use crate::storage::mmap::{Map, MapWriter};
@@ -219,6 +219,21 @@ impl<F: Fs> Engine<F> {
         entries.sort();
         Ok(entries)
     }
+}
+
+/// [`crate::repair`] of the store in `fs` into a new one in `to`; the report, and what was salvaged if
+/// it was asked for.
+///
+/// # Errors
+/// As that.
+pub fn repair_by<F: Fs>(fs: &F, to: Option<F>) -> Result<RecoveryReport> {
+    let mut salvaged = crate::engine::repair::examine(fs)?;
+    if let Some(to) = to {
+        let options = Options::new().segment_bytes(64 << 10);
+        let engine = open(to, &options, 1)?;
+        salvaged.pour(fs, &engine)?;
+    }
+    Ok(salvaged.report)
 }
 
 /// A mapped file that takes bare appends: the ceiling that benches measure against.

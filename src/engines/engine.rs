@@ -7,14 +7,15 @@
 //! | scan, len | yes | yes | no |
 //! | compare-and-swap | no | yes | no |
 //! | stats | yes | yes | no |
-//! | compact, verify | yes | no | no |
+//! | compact, verify, checkpoint | yes | no | no |
 //! | cursor | yes | no | no |
-//! | checkpoint, expiry | no | no | no |
+//! | expiry | no | no | no |
 //!
 //! Elsewhere: which command needs which operation (`server`).
 
 use std::fmt;
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use crate::{Batch, Error};
 
@@ -249,11 +250,12 @@ pub trait Engine: Clone + Send + Sync + 'static {
         unsupported(Operation::Compact)
     }
 
-    /// Makes a durable cut to recover from; tells what it did.
+    /// Makes a copy of everything in the new directory `dest`, a store of its own; tells what it did.
     ///
     /// # Errors
     /// As [`Engine::set`].
-    fn checkpoint(&self) -> EngineResult<Figures> {
+    fn checkpoint(&self, dest: &Path) -> EngineResult<Figures> {
+        let _ = dest;
         unsupported(Operation::Checkpoint)
     }
 

@@ -1,6 +1,6 @@
 //! `KvStore`: the course's store of strings, over [`Store`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::engines::engine::{
     Engine, EngineError, EngineResult, Figures, Operation, SetOptions, Visit,
@@ -121,10 +121,10 @@ impl Engine for KvStore {
     }
 
     fn supports(&self, operation: Operation) -> bool {
-        use Operation::{Batch, Compact, Cursor, Len, Scan, Stats, Verify};
+        use Operation::{Batch, Checkpoint, Compact, Cursor, Len, Scan, Stats, Verify};
         matches!(
             operation,
-            Batch | Compact | Cursor | Len | Scan | Stats | Verify
+            Batch | Checkpoint | Compact | Cursor | Len | Scan | Stats | Verify
         )
     }
 
@@ -206,6 +206,17 @@ impl Engine for KvStore {
             ("bytes_after", report.bytes_after),
             ("records_moved", report.records_moved),
             ("tombstones_kept", report.tombstones_kept),
+        ])
+    }
+
+    fn checkpoint(&self, dest: &Path) -> EngineResult<Figures> {
+        let report = self.store.checkpoint(dest)?;
+        Ok(vec![
+            ("segments", report.segments),
+            ("bytes", report.bytes),
+            ("linked", report.linked),
+            ("copied", report.copied),
+            ("bytes_copied", report.bytes_copied),
         ])
     }
 

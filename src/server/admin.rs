@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::engines::{Engine, Operation};
 use crate::protocol::command::{Client as ClientCommand, Command, Kill, Spec, TABLE, lookup};
 use crate::protocol::{CommandError, Reply, Version};
-use crate::server::execute::{ReplyOf, needs};
+use crate::server::execute::{ReplyOf, engine_error, needs};
 use crate::server::glob;
 use crate::server::shared::{Client, Shared};
 
@@ -89,6 +89,7 @@ pub fn answer<E: Engine>(command: &Command<'_>, me: &Client, shared: &Shared<E>)
             shared.counters.reset();
             Reply::OK
         }
+        Command::KvsCheckpoint(name) => checkpoint(name, shared),
         Command::Time => {
             let now = SystemTime::now()
                 .duration_since(UNIX_EPOCH)
@@ -98,6 +99,37 @@ pub fn answer<E: Engine>(command: &Command<'_>, me: &Client, shared: &Shared<E>)
         }
         // Everything else was run before it came here.
         _ => Reply::error(CommandError::Syntax),
+    }
+}
+
+/// Most bytes of a copy's name.
+const COPY_NAME_BYTES_MAX: usize = 64;
+
+/// Names never lead out of the directory for copies, nor to what is hidden there.
+fn is_copy_name(name: &[u8]) -> bool {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    (1..=COPY_NAME_BYTES_MAX).contains(&name.len()) && name.iter().all(plain)
+}
+
+fn checkpoint<E: Engine>(name: &[u8], shared: &Shared<E>) -> ReplyOf<E> {
+    let Some(dir) = &shared.options.checkpoints else {
+        return Reply::error("ERR this server has no directory for checkpoints");
+    };
+    let name = match std::str::from_utf8(name) {
+        Ok(text) if is_copy_name(name) => text,
+        _ => {
+            let max = COPY_NAME_BYTES_MAX;
+            return Reply::error(format_args!(
+                "ERR the name of a checkpoint has 1 to {max} letters, digits, '_' and '-'"
+            ));
+        }
+    };
+    match shared.engine.checkpoint(&dir.join(name)) {
+        Err(error) => engine_error(&shared.engine, &error),
+        Ok(figures) => {
+            let pair = |(name, number): (&str, u64)| (bulk(name), Reply::count(number));
+            Reply::Map(figures.into_iter().map(pair).collect())
+        }
     }
 }
 

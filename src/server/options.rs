@@ -1,5 +1,6 @@
 //! How a server behaves.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::protocol::Limits;
@@ -16,6 +17,7 @@ pub struct ServerOptions {
     pub(crate) write_max: Duration,
     pub(crate) drain_max: Duration,
     pub(crate) writes_wait: bool,
+    pub(crate) checkpoints: Option<PathBuf>,
 }
 
 impl Default for ServerOptions {
@@ -30,6 +32,7 @@ impl Default for ServerOptions {
             write_max: Duration::from_secs(30),
             drain_max: Duration::from_secs(5),
             writes_wait: true,
+            checkpoints: None,
         }
     }
 }
@@ -83,6 +86,15 @@ impl ServerOptions {
     #[must_use]
     pub fn drain_max(mut self, drain: Duration) -> Self {
         self.drain_max = drain;
+        self
+    }
+
+    /// The directory below which `KVS.CHECKPOINT` makes copies of the store, each in a new directory of
+    /// the name that the client gives: 1 to 64 letters, digits, `_` and `-`. Default: none, and the
+    /// command is refused.
+    #[must_use]
+    pub fn checkpoints(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.checkpoints = Some(dir.into());
         self
     }
 

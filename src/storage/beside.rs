@@ -103,7 +103,13 @@ impl Beside {
         temporary.push(name);
         temporary.push(".partial");
         let temporary = path.with_file_name(temporary);
-        let fs = RealFs::open(&temporary, Access::ReadWrite)?;
+        let fs = match RealFs::open(&temporary, Access::ReadWrite) {
+            // Another try gave it its name just now.
+            Err(StorageError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Err(StorageError::Locked { path: temporary });
+            }
+            opened => opened?,
+        };
         fs.lock(Access::ReadWrite)?;
         // Another try may have given it its name before it let go of the lock: then it is whole.
         let there = temporary.metadata().ok();
@@ -114,6 +120,8 @@ impl Beside {
         if there.is_none() || there != fs.id()? {
             return Err(StorageError::Locked { path: temporary });
         }
+        // From here on nobody else can give the path to anything of ours.
+        check_free(&path)?;
         clear(&fs)?;
         let beside = Self {
             _lock: fs.try_clone()?,

@@ -265,8 +265,6 @@ fn what_an_engine_lacks_is_said_and_not_offered() {
             let wanted = "-ERR expiry not supported by engine 'kvs'";
             assert_eq!(ask(&mut client, command), wanted, "{command}");
         }
-        let wanted = "-ERR checkpoint not supported by engine 'kvs'";
-        assert_eq!(ask(&mut client, "KVS.CHECKPOINT"), wanted);
         assert_eq!(
             ask(&mut client, "COMMAND INFO ttl pttl"),
             "[(nil array) (nil array)]"

@@ -55,6 +55,11 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
 
+    /// Directory below which `KVS.CHECKPOINT NAME` makes copies of the store (engine kvs)
+    /// [default: none, the command is refused]
+    #[arg(long, value_name = "DIR")]
+    pub checkpoint_dir: Option<PathBuf>,
+
     /// Listen to other machines without a password
     #[arg(long)]
     no_protection: bool,

@@ -69,6 +69,9 @@ fn run(args: &Args) -> Result<(), Failure> {
     if let Some(password) = password {
         options = options.password(password);
     }
+    if let Some(dir) = &args.checkpoint_dir {
+        options = options.checkpoints(std::path::absolute(dir).unwrap_or_else(|_| dir.clone()));
+    }
     match engine {
         EngineName::Kvs => {
             let options_of_store = Options::new().durability(args.durability.level());

@@ -220,6 +220,42 @@ pub enum Verb {
     Verify,
     /// Rewrite the live records and give back the space of the others
     Compact,
+    /// Copy the store as it is now into a new directory: a store of its own
+    ///
+    /// On the same file system unchanging files become hard links, which take no space and are damaged
+    /// together with the store's; on another one, and with --copy, all is copied and checked.
+    Backup {
+        /// New directory
+        #[arg(value_name = "DEST")]
+        dest: PathBuf,
+        /// An earlier backup; what it holds already is linked from there instead of copied
+        #[arg(long, value_name = "BACKUP")]
+        since: Option<PathBuf>,
+        /// Share no file with the store
+        #[arg(long)]
+        copy: bool,
+    },
+    /// Copy a backup into the new directory --dir, checking every record
+    Restore {
+        /// The backup
+        #[arg(value_name = "SRC")]
+        source: PathBuf,
+    },
+    /// Salvage what is whole of a damaged store into a new directory; the store is not changed
+    ///
+    /// Exits with 0 if nothing is lost, and with 4 if anything may be.
+    Repair {
+        /// New directory
+        #[arg(
+            value_name = "DEST",
+            required_unless_present = "dry_run",
+            conflicts_with = "dry_run"
+        )]
+        dest: Option<PathBuf>,
+        /// Write nothing; say what could be salvaged and what is lost
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Store what a file, a directory tree or standard input holds; on disk when it exits with 0
     Import {
         #[arg(value_name = "FORMAT")]
@@ -287,6 +323,9 @@ impl Cli {
             Verb::Get { raw: true, .. } if self.json => {
                 refuse("--raw prints the value's bytes, --json an object: choose one");
             }
+            Verb::Restore { .. } if self.dir.is_none() && !has_dir_variable() => {
+                refuse("`restore` needs --dir, the new directory to restore to");
+            }
             Verb::Import {
                 format: Format::Files,
                 from: None,
@@ -315,6 +354,10 @@ impl Cli {
             .unwrap_or_else(|| PathBuf::from("."));
         std::path::absolute(&dir).unwrap_or(dir)
     }
+}
+
+fn has_dir_variable() -> bool {
+    std::env::var_os(DIR_VARIABLE).is_some_and(|dir| !dir.is_empty())
 }
 
 /// Seconds, with a fraction if need be, as a duration.

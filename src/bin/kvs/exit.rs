@@ -33,6 +33,15 @@ pub enum Failure {
     Store(Error),
     /// The store answers what it can; part of it is damaged.
     Damaged { dir: PathBuf, places: Vec<Damage> },
+    /// Another process has the store open to write, and goes on to.
+    Serving { path: PathBuf },
+    /// A repair could not salvage everything.
+    Lost {
+        dir: PathBuf,
+        ranges: usize,
+        /// What is whole is there.
+        salvaged: Option<PathBuf>,
+    },
     /// There is no directory of this name, hence no store.
     NoDirectory(PathBuf),
     /// Standard output took no more.
@@ -159,6 +168,26 @@ fn describe(failure: &Failure) -> (u8, String) {
                         is and restore from a copy";
             (DAMAGED, format!("{what}; {next}"))
         }
+        Failure::Serving { path } => {
+            let next = "a kvs-server makes a copy itself: send it KVS.CHECKPOINT; or try again when \
+                        the store is closed, or wait longer with --wait";
+            (
+                LOCKED,
+                format!("{} is in use by another process; {next}", path.display()),
+            )
+        }
+        Failure::Lost {
+            dir,
+            ranges,
+            salvaged,
+        } => {
+            let next = match salvaged {
+                Some(dest) => format!("what is whole is in {}", dest.display()),
+                None => "nothing was written: name a new directory to salvage the rest".to_owned(),
+            };
+            let dir = dir.display();
+            (DAMAGED, format!("{dir}: {ranges} ranges are lost; {next}"))
+        }
         Failure::NoDirectory(dir) => {
             let next = "check --dir and KVS_DIR, or `kvs set` a first key to create it";
             (
@@ -239,15 +268,23 @@ fn classify(error: &Error) -> (u8, &'static str) {
         ),
         Error::Corrupt { path, .. } if path.ends_with(MANIFEST) => (
             DAMAGED,
-            "nothing was changed; without it nothing can be read: restore the directory from a copy",
+            "nothing was changed; restore the directory from a copy, or salvage it with `kvs repair`",
         ),
         Error::Corrupt { .. } => (
             DAMAGED,
-            "nothing was changed; `kvs verify` lists all damage, `kvs scan` prints what is intact",
+            "nothing was changed; `kvs verify` lists all damage, `kvs repair` salvages what is intact",
         ),
         Error::Missing { .. } => (
             DAMAGED,
             "nothing was changed; restore the file, or the directory from a copy",
+        ),
+        Error::Exists { .. } => (
+            REFUSED,
+            "nothing was changed; choose another name, or remove it first",
+        ),
+        Error::Incomplete { .. } => (
+            DAMAGED,
+            "nothing was changed; `kvs repair` salvages what is whole",
         ),
         Error::Unsafe { .. } => (
             REFUSED,

@@ -4,11 +4,12 @@
 //! true of the data is the library's doing. One command, one open store, closed before the exit
 //! code is given.
 //!
-//! Elsewhere: what a verb is called and takes (`args`), what it does (`verbs`, `whole`, `transfer`),
+//! Elsewhere: what a verb is called and takes (`args`), what it does (`verbs`, `whole`, `backup`, `transfer`),
 //! how bytes reach a terminal or a pipe (`output`, `people`) or JSON (`json`), keys in text (`bytes`), how the store is opened
 //! (`open`), what an exit code means (`exit`).
 
 mod args;
+mod backup;
 mod bytes;
 mod demo;
 mod exit;
@@ -29,6 +30,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use args::{Cli, Verb};
+use backup::Backup;
 use exit::{Answer, Failure};
 use open::Place;
 use output::Output;
@@ -130,6 +132,17 @@ fn run(cli: Cli, out: &mut Output) -> Result<Answer, Failure> {
         Verb::Stats => whole::stats(&place, out),
         Verb::Verify => whole::verify(&place, out),
         Verb::Compact => whole::compact(&place, out),
+        Verb::Backup { dest, since, copy } => {
+            let backup = Backup {
+                dest,
+                since,
+                copy,
+                quiet: cli.quiet,
+            };
+            backup::backup(&place, &backup, out)
+        }
+        Verb::Restore { source } => backup::restore(&place, &source, cli.quiet, out),
+        Verb::Repair { dest, .. } => backup::repair(&place, dest.as_deref(), out),
         Verb::Import {
             format,
             from,

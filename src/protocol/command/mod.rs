@@ -287,7 +287,8 @@ pub enum Command<'a> {
     // Ours.
     KvsStats,
     KvsCompact,
-    KvsCheckpoint,
+    /// Name of the copy.
+    KvsCheckpoint(&'a [u8]),
     KvsVerify,
     KvsCas(Cas<'a>),
 }

@@ -145,7 +145,7 @@ fn parse<'a>(spec: &'static Spec, rest: &[&'a [u8]]) -> Result<Command<'a>> {
         ("info", _) => Command::Info(all()),
         ("keys", [pattern]) => Command::Keys(pattern),
         ("kvs.cas", [key, rest @ ..]) => Command::KvsCas(cas(key, rest)?),
-        ("kvs.checkpoint", []) => Command::KvsCheckpoint,
+        ("kvs.checkpoint", [name]) => Command::KvsCheckpoint(name),
         ("kvs.compact", []) => Command::KvsCompact,
         ("kvs.stats", []) => Command::KvsStats,
         ("kvs.verify", []) => Command::KvsVerify,

@@ -86,7 +86,7 @@ pub static TABLE: &[Spec] = table! {
     "info" -1 read (0, 0, 0) server "Tells of the server.";
     "keys" 2 read (0, 0, 0) generic "Answers all keys like a pattern.";
     "kvs.cas" -4 write (1, 1, 1) string "Changes a value if it is the expected one.";
-    "kvs.checkpoint" 1 read (0, 0, 0) server "Makes a durable cut of the store.";
+    "kvs.checkpoint" 2 read (0, 0, 0) server "Copies the store as it is now, under a name.";
     "kvs.compact" 1 read (0, 0, 0) server "Gives back the space of what was overwritten and removed.";
     "kvs.stats" 1 read (0, 0, 0) server "Tells what the store holds and costs.";
     "kvs.verify" 1 read (0, 0, 0) server "Reads everything and checks it.";

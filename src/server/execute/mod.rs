@@ -8,7 +8,7 @@
 //! | `DBSIZE` | len |
 //! | `SCAN` | cursor |
 //! | `EXPIRE` `PEXPIRE` `EXPIREAT` `PEXPIREAT` `PERSIST` `TTL` `PTTL` `EXPIRETIME` `PEXPIRETIME` `SETEX` `PSETEX`, `SET` and `GETEX` with a time | expiry |
-//! | `KVS.STATS` `KVS.COMPACT` `KVS.CHECKPOINT` `KVS.VERIFY` | that |
+//! | `KVS.STATS` `KVS.COMPACT` `KVS.VERIFY` | that |
 //!
 //! What an engine has is told in `engines::Engine`. A command whose need it lacks answers
 //! `-ERR expiry not supported by engine 'sled'` and does not stand in `COMMAND`.
@@ -94,7 +94,6 @@ pub fn execute<E: Engine>(command: &Command<'_>, view: &mut View<'_, E>) -> Opti
         Command::DbSize => view.len().map(Reply::count).map_err(Refusal::from),
         Command::KvsStats => figures::<E>(view.engine.stats()),
         Command::KvsCompact => figures::<E>(view.engine.compact()),
-        Command::KvsCheckpoint => figures::<E>(view.engine.checkpoint()),
         Command::KvsVerify => figures::<E>(view.engine.verify()),
         _ => return None,
     };

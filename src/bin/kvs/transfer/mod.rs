@@ -13,7 +13,7 @@ pub mod interrupt;
 mod kvx;
 mod lines;
 mod ndjson;
-mod progress;
+pub mod progress;
 mod tsv;
 
 use std::time::Instant;
