@@ -29,6 +29,8 @@ pub struct Config {
     pub compaction: Compaction,
     /// Bytes of removed segments still in use beyond which compaction stops.
     pub pinned_bytes_max: u64,
+    /// Bytes of memory beyond which the index does not grow.
+    pub index_bytes_max: Option<u64>,
     /// How long closing may compact.
     pub close_budget: Duration,
     /// Room is set aside for the day when the disk is full.
@@ -56,6 +58,7 @@ impl Config {
             segment_bytes: options.segment_bytes,
             compaction: options.compaction,
             pinned_bytes_max: options.pinned_bytes_max,
+            index_bytes_max: options.index_bytes_max,
             close_budget: options.close_budget,
             reserve: true,
             shard_bits: options.shard_bits,

@@ -1,7 +1,7 @@
 //! What can go wrong, told so that the caller knows whether the write happened.
 //!
 //! "Certainly not applied": [`Error::KeyTooLong`], [`Error::ValueTooLong`], [`Error::DiskFull`],
-//! [`Error::Poisoned`] from a write, [`Error::ReadOnly`], [`Error::Closed`]. "Unknown until reopened,
+//! [`Error::IndexFull`], [`Error::Poisoned`] from a write, [`Error::ReadOnly`], [`Error::Closed`]. "Unknown until reopened,
 //! then wholly there or wholly absent": [`Error::Io`] from a write, `flush` or `close`.
 
 use std::fmt;
@@ -108,6 +108,14 @@ pub enum Error {
         /// The store's directory.
         path: PathBuf,
     },
+    /// The index would take more memory than [`crate::Options::index_bytes_max`] allows. Certainly not
+    /// applied.
+    IndexFull {
+        /// Bytes it would take.
+        bytes: u64,
+        /// The most allowed.
+        max: u64,
+    },
     /// Values still held keep more bytes of removed segments on disk than
     /// [`crate::Options::pinned_bytes_max`]: compacting would not give space back.
     Pinned {
@@ -190,6 +198,10 @@ impl fmt::Display for Error {
             Self::DiskFull { path } => {
                 write!(f, "no space left for another segment in {}", path.display())
             }
+            Self::IndexFull { bytes, max } => write!(
+                f,
+                "the index would take {bytes} bytes of memory, at most {max} are allowed"
+            ),
             Self::Pinned { bytes, max } => write!(
                 f,
                 "values still held keep {bytes} bytes of removed segments on disk, at most {max} are allowed"

@@ -18,6 +18,7 @@ mod deadlines;
 pub mod error;
 mod full;
 mod hints;
+mod index_room;
 mod interval;
 mod iter;
 mod load;

@@ -85,6 +85,7 @@ pub struct Options {
     pub(crate) segment_bytes: Option<u64>,
     pub(crate) compaction: Compaction,
     pub(crate) pinned_bytes_max: u64,
+    pub(crate) index_bytes_max: Option<u64>,
     pub(crate) close_budget: Duration,
     pub(crate) shard_bits: u8,
     pub(crate) force_write_path: bool,
@@ -108,6 +109,7 @@ impl Options {
             segment_bytes: None,
             compaction: Compaction::default(),
             pinned_bytes_max: 1 << 30,
+            index_bytes_max: None,
             close_budget: Duration::from_secs(1),
             shard_bits: 10,
             force_write_path: false,
@@ -168,6 +170,22 @@ impl Options {
     #[must_use]
     pub fn pinned_bytes_max(mut self, bytes: u64) -> Self {
         self.pinned_bytes_max = bytes;
+        self
+    }
+
+    /// Most bytes of memory that the index may take. Default: no limit.
+    ///
+    /// A write of a new key that would make the index grow beyond it is refused with
+    /// [`Error::IndexFull`] before anything is stored, a batch as a whole. Overwriting, removing, reading
+    /// and compacting go on, and a removed key makes room for another. Tables double when they are
+    /// full, one of 1024 at a time: the table that grows exists twice for that moment, which is not
+    /// counted. What iterators and snapshots keep of older states counts.
+    ///
+    /// Not a condition for opening: a store whose index is larger opens, to be read, written over and
+    /// removed from. [`crate::Stats::index_bytes`] tells what the index takes, `kvs plan` what it will.
+    #[must_use]
+    pub fn index_bytes_max(mut self, bytes: u64) -> Self {
+        self.index_bytes_max = Some(bytes);
         self
     }
 

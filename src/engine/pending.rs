@@ -19,6 +19,8 @@ pub(crate) struct Change {
     pub(crate) key: Box<[u8]>,
     /// Where the new version is; `None` for a tombstone.
     pub(crate) new: Option<Place>,
+    /// The key is not in the index: publishing will add it.
+    pub(crate) adds: bool,
 }
 
 /// Where a record is.
@@ -57,6 +59,15 @@ pub(crate) struct PendingKey {
     pub(crate) lsn: u64,
     /// `None` for a tombstone.
     pub(crate) new: Option<Place>,
+    /// Publishing it, or one before it, will add the key to the index.
+    pub(crate) adds: bool,
+}
+
+impl PendingKey {
+    /// True if another set of the key will find no room made for it in the index.
+    pub(crate) fn set_adds(&self) -> bool {
+        self.new.is_none() && !self.adds
+    }
 }
 
 /// All pending writes; only the section touches it.
@@ -78,9 +89,11 @@ impl Pending {
 
     pub(crate) fn push(&mut self, write: PendingWrite) {
         for change in &write.changes {
+            let older = self.newest.get(&change.fingerprint);
             let newest = PendingKey {
                 lsn: write.lsn,
                 new: change.new.clone(),
+                adds: change.adds || older.is_some_and(|older| older.adds),
             };
             self.newest.insert(change.fingerprint, newest);
         }
@@ -107,9 +120,22 @@ impl Pending {
             self.newest.entry(change.fingerprint).or_insert(PendingKey {
                 lsn: write.lsn,
                 new: change.new.clone(),
+                adds: change.adds,
             });
         }
         self.queue.push_front(write);
+    }
+
+    /// How many keys have a pending version.
+    #[inline]
+    pub(crate) fn len(&self) -> u64 {
+        self.newest.len() as u64
+    }
+
+    /// Of every key that publishing will add to the index.
+    pub(crate) fn added(&self) -> impl Iterator<Item = Fingerprint> {
+        let adds = self.newest.iter().filter(|(_, newest)| newest.adds);
+        adds.map(|(fingerprint, _)| *fingerprint)
     }
 
     /// Of every key with a pending version.

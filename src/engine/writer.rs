@@ -219,7 +219,7 @@ impl<F: Fs> Engine<F> {
         self.check_writable(section)?;
         // A plain set does not ask what was there, and publishing looks again itself.
         let known = match (kind, when) {
-            (Kind::Set, When::Always) => known,
+            (Kind::Set, When::Always) if self.config.index_bytes_max.is_none() => known,
             _ => self.look_again(known, version, hash, key)?,
         };
         let pending = match section.pending.is_empty() {
@@ -239,6 +239,8 @@ impl<F: Fs> Engine<F> {
         if !unchanged {
             return Ok(Outcome::Changed);
         }
+        let adds =
+            kind != Kind::Tombstone && pending.map_or(known.found.is_none(), PendingKey::set_adds);
         let pending = pending.map(|pending| Ticket(pending.lsn));
         if needless {
             drop(guard);
@@ -252,6 +254,9 @@ impl<F: Fs> Engine<F> {
             Kind::Tombstone => Need::Removal,
             _ => Need::Values,
         };
+        if adds && self.index_is_nearly_full(section, 1) {
+            self.check_index_room(section, [hash])?;
+        }
         let rotated = self.make_room_for(section, draft.size(), need)?;
         let (lsn, offset) = self.append(section, &draft, Framing::Single, key, value)?;
         let slot = &section
@@ -293,6 +298,7 @@ impl<F: Fs> Engine<F> {
                 size,
                 expires_at,
             }),
+            adds,
         };
         section.pending.push(PendingWrite {
             lsn,
@@ -328,11 +334,12 @@ impl<F: Fs> Engine<F> {
             drafts.push(draft);
             let fingerprint = self.hash_key.fingerprint(key);
             // A damaged old version refuses the batch before anything is written.
-            self.look_up(fingerprint.lo, key)?;
+            let known = self.look_up(fingerprint.lo, key)?;
             changes.push(Change {
                 fingerprint,
                 key: key.into(),
                 new: None,
+                adds: value.is_some() && !known.is_found(),
             });
         }
         let max = SEGMENT_BYTES_MAX
@@ -361,6 +368,9 @@ impl<F: Fs> Engine<F> {
             true => Need::Removal,
             false => Need::Values,
         };
+        if need == Need::Values && self.index_is_nearly_full(section, changes.len() as u64) {
+            self.check_index_for_batch(section, batch, &changes)?;
+        }
         self.make_room_for(section, head_draft.size() + bytes, need)?;
         self.append(section, &head_draft, Framing::InBatch, &[], head.as_bytes())?;
         let mut lsn = 0;

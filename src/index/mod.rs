@@ -9,5 +9,6 @@
 //! - A shard's table is shared with snapshots; the first change after one copies it.
 
 mod table;
+mod words;
 
 pub use table::{Index, ShardMut, ShardSnapshot, smallest};

@@ -7,12 +7,13 @@ use crate::sync::{RwLock, RwLockWriteGuard};
 use hashbrown::HashTable;
 use kvs_format::hash::shard_of;
 
+use crate::index::words::{Memory, Words};
 use crate::storage::location::{Word, hash_bits, table_hash};
 
 /// One lock's worth of the index.
 #[derive(Debug)]
 struct Shard<V> {
-    table: Arc<HashTable<Word>>,
+    table: Arc<Words>,
     view: Arc<V>,
 }
 
@@ -27,13 +28,14 @@ pub struct Index<V> {
     shards: Box<[Padded<RwLock<Shard<V>>>]>,
     bits: u8,
     len: AtomicU64,
+    memory: Arc<Memory>,
 }
 
 /// A shard's table and view at one moment.
 #[derive(Debug)]
 pub struct ShardSnapshot<V> {
     /// Its words.
-    pub table: Arc<HashTable<Word>>,
+    pub table: Arc<Words>,
     /// Where its windows were then.
     pub view: Arc<V>,
 }
@@ -68,10 +70,11 @@ pub struct ShardMut<'a, V> {
 impl<V> Index<V> {
     /// An empty index of `1 << bits` shards.
     pub fn new(bits: u8, view: &Arc<V>) -> Self {
+        let memory = Arc::<Memory>::default();
         let shards = (0..1usize << bits)
             .map(|_| {
                 Padded(RwLock::new(Shard {
-                    table: Arc::new(HashTable::new()),
+                    table: Arc::new(Words::new(HashTable::new(), &memory)),
                     view: Arc::clone(view),
                 }))
             })
@@ -80,6 +83,7 @@ impl<V> Index<V> {
             shards,
             bits,
             len: AtomicU64::new(0),
+            memory,
         }
     }
 
@@ -155,16 +159,16 @@ impl<V> Index<V> {
         self.len.fetch_add(table.len() as u64, Ordering::Relaxed);
         self.len
             .fetch_sub(slot.table.len() as u64, Ordering::Relaxed);
-        slot.table = Arc::new(table);
+        slot.table = Arc::new(Words::new(table, &self.memory));
     }
 
     /// Puts finished tables in the place of those of their shards, all at once: no reader sees some of
     /// them. Returns what was there. Called, like [`ShardMut::insert`], by the one writer; each shard
     /// comes once, in their order.
-    pub fn replace(&self, tables: Vec<(usize, HashTable<Word>)>) -> Vec<Arc<HashTable<Word>>> {
+    pub fn replace(&self, tables: Vec<(usize, HashTable<Word>)>) -> Vec<Arc<Words>> {
         let mut tables: Vec<_> = tables
             .into_iter()
-            .map(|(shard, table)| (shard, Arc::new(table)))
+            .map(|(shard, table)| (shard, Arc::new(Words::new(table, &self.memory))))
             .collect();
         let mut locked: Vec<_> = tables
             .iter()
@@ -208,14 +212,30 @@ impl<V> Index<V> {
         (words, Arc::clone(&shard.view), more)
     }
 
-    /// Bytes of memory that the index occupies.
+    /// Bytes of memory that the index occupies, tables that only snapshots hold included.
+    #[inline]
     pub fn bytes(&self) -> u64 {
-        let tables: usize = self
-            .shards
-            .iter()
-            .map(|shard| shard.0.read().table.allocation_size())
-            .sum();
-        (tables + size_of_val(&*self.shards)) as u64
+        self.memory.bytes() + size_of_val(&*self.shards) as u64
+    }
+
+    /// Bytes that adding `more` words, wherever they belong, takes at most.
+    #[inline]
+    pub fn growth_max(&self, more: u64) -> u64 {
+        self.memory.growth_max().saturating_mul(more)
+    }
+
+    /// Bytes that adding so many words to each of these shards takes. A table that a snapshot holds is
+    /// copied first.
+    pub fn growth(&self, more: impl IntoIterator<Item = (usize, usize)>) -> u64 {
+        let of = |(shard, more): (usize, usize)| {
+            let shard = self.shards[shard].0.read();
+            let copied = match Arc::strong_count(&shard.table) > 1 && more > 0 {
+                true => shard.table.allocation_size() as u64,
+                false => 0,
+            };
+            copied + shard.table.growth(more)
+        };
+        more.into_iter().map(of).sum()
     }
 }
 
@@ -242,8 +262,7 @@ impl<V> ShardMut<'_, V> {
     /// time: words are added and taken away by the one writer.
     #[inline]
     pub fn insert(&mut self, word: Word) {
-        let table = Arc::make_mut(&mut self.shard.table);
-        table.insert_unique(table_hash(word.bits()), word, |w| table_hash(w.bits()));
+        Arc::make_mut(&mut self.shard.table).insert(word);
         // One writer at a time: no read-modify-write is needed.
         let len = self.len.load(Ordering::Relaxed);
         self.len.store(len + 1, Ordering::Relaxed);
@@ -252,29 +271,18 @@ impl<V> ShardMut<'_, V> {
     /// Puts `new` in the place of exactly `old`; false if `old` is not there.
     #[inline]
     pub fn replace(&mut self, old: Word, new: Word) -> bool {
-        let table = Arc::make_mut(&mut self.shard.table);
-        match table.find_mut(table_hash(old.bits()), |word| *word == old) {
-            Some(slot) => {
-                *slot = new;
-                true
-            }
-            None => false,
-        }
+        Arc::make_mut(&mut self.shard.table).replace(old, new)
     }
 
     /// Takes exactly `old` away; false if it is not there.
     #[inline]
     pub fn remove(&mut self, old: Word) -> bool {
-        let table = Arc::make_mut(&mut self.shard.table);
-        match table.find_entry(table_hash(old.bits()), |word| *word == old) {
-            Ok(entry) => {
-                entry.remove();
-                let len = self.len.load(Ordering::Relaxed);
-                self.len.store(len - 1, Ordering::Relaxed);
-                true
-            }
-            Err(_) => false,
+        let removed = Arc::make_mut(&mut self.shard.table).remove(old);
+        if removed {
+            let len = self.len.load(Ordering::Relaxed);
+            self.len.store(len - 1, Ordering::Relaxed);
         }
+        removed
     }
 }
 
@@ -406,5 +414,24 @@ mod tests {
         assert_eq!(words(&index, hash), [b]);
         assert!(index.lock(hash).remove(b));
         assert_eq!(index.len(), 0);
+    }
+    #[test]
+    fn memory_that_a_snapshot_holds_counts_until_it_is_dropped() {
+        let index = index();
+        let empty = index.bytes();
+        let word = |i: u64| Word::new(42 << 16, 0, 4096 + 8 * i);
+        (0..3).for_each(|i| index.lock(42 << 16).insert(word(i)));
+        let one = index.bytes() - empty;
+        assert_eq!(one, 4 * 9 + 16);
+        let snapshot = index.snapshot();
+        assert_eq!(index.bytes() - empty, one, "shared");
+        // A copy, and that twice as large.
+        assert_eq!(index.growth([(0, 1)]), one + 4 * 9);
+        assert_eq!(index.growth([(0, 0), (1, 3)]), one);
+        index.lock(42 << 16).insert(word(3));
+        assert_eq!(index.bytes() - empty, 2 * one + 4 * 9);
+        drop(snapshot);
+        assert_eq!(index.bytes() - empty, one + 4 * 9);
+        assert!(index.growth_max(2) >= 2 * (one + 8 * 9));
     }
 }

@@ -291,6 +291,8 @@ fn classify(error: &Error) -> (u8, &'static str) {
             "nothing was changed; mend that or choose another --dir",
         ),
         Error::DiskFull { .. } => (REFUSED, "free some space and try again"),
+        Error::IndexFull { .. } => (REFUSED, "remove keys, or allow more"),
+        Error::BatchTooLarge { .. } => (USAGE, "nothing was written; make smaller batches"),
         Error::Poisoned => (
             REFUSED,
             "the disk refused to sync; look at the system's log, then try again",
@@ -371,6 +373,18 @@ mod tests {
                 Error::DiskFull { path: dir() }.into(),
                 "in /a\\n/b",
                 "free some space",
+            ),
+            (
+                REFUSED,
+                Error::IndexFull { bytes: 9, max: 8 }.into(),
+                "9 bytes of memory",
+                "remove keys",
+            ),
+            (
+                USAGE,
+                Error::BatchTooLarge { bytes: 9, max: 8 }.into(),
+                "batch of 9 bytes",
+                "smaller batches",
             ),
             (
                 REFUSED,
