@@ -171,6 +171,7 @@ fn writers_that_wait_for_a_sync_do_not_exceed_it_together() {
                 let mut refused = 0;
                 while refused < 50 {
                     let i = next.fetch_add(32, Ordering::Relaxed);
+                    assert!(i < 1_000_000, "nothing is refused");
                     let mut batch = Batch::new();
                     (i..i + 32).for_each(|i| {
                         batch.set(i.to_be_bytes(), b"batch");

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use cli_common::*;
 
-const VERBS: [&str; 15] = [
+const VERBS: [&str; 16] = [
     "get",
     "set",
     "rm",
@@ -22,6 +22,7 @@ const VERBS: [&str; 15] = [
     "compact",
     "import",
     "export",
+    "plan",
     "completions",
     "man",
     "demo",

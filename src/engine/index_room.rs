@@ -84,3 +84,57 @@ impl<F: Fs> Engine<F> {
         self.check_index_room(section, added)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::config::Config;
+    use crate::engine::options::Options;
+    use crate::engine::pending::PendingWrite;
+    use crate::storage::real::RealFs;
+
+    /// A key that is stored at level `Sync` is in the index only when it is durable.
+    #[test]
+    fn keys_that_wait_for_a_sync_have_their_room_already() {
+        let of = |max| {
+            let options = Options::new().shard_bits(0).index_bytes_max(max);
+            let mut config = Config::new(&options);
+            config.reserve = false;
+            Engine::open(RealFs::in_memory(), config).unwrap()
+        };
+        // 32 buckets have room for 28 keys.
+        let engine = of(128 + 32 * 9 + 16);
+        (0..27u8).for_each(|key| engine.set(&[key], b"").unwrap());
+        let mut guard = engine.section.lock();
+        let section = &mut *guard;
+        assert!(engine.index_is_nearly_full(section, 1));
+        assert!(engine.check_index_room(section, [1]).is_ok());
+        let waits = |key: u8, lsn, adds| PendingWrite {
+            lsn,
+            changes: vec![Change {
+                fingerprint: engine.hash_key.fingerprint(&[key]),
+                key: [key].into(),
+                new: None,
+                adds,
+            }],
+        };
+        section.pending.push(waits(1, 1001, false));
+        assert!(engine.check_index_room(section, [1]).is_ok());
+        section.pending.push(waits(100, 1002, true));
+        let full = engine.check_index_room(section, [1]);
+        let (bytes, max) = (128 + 64 * 9 + 16, 128 + 32 * 9 + 16);
+        assert!(
+            matches!(full, Err(Error::IndexFull { bytes: b, max: m }) if (b, m) == (bytes, max)),
+            "{full:?}"
+        );
+        assert!(engine.check_index_room(section, []).is_ok());
+        // Removed before it is durable: its room is needed all the same.
+        section.pending.push(waits(100, 1003, false));
+        assert!(engine.check_index_room(section, [1]).is_err());
+        section.pending.pop_durable(1001);
+        section.pending.pop_durable(1002);
+        assert!(engine.check_index_room(section, [1]).is_err());
+        section.pending.pop_durable(1003);
+        assert!(engine.check_index_room(section, [1]).is_ok());
+    }
+}

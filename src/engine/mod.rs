@@ -16,6 +16,7 @@ pub mod core;
 pub mod cursor;
 mod deadlines;
 pub mod error;
+pub mod forecast;
 mod full;
 mod hints;
 mod index_room;

@@ -61,7 +61,7 @@ pub(crate) struct Reserve {
 }
 
 /// Bytes a store of `stored` bytes sets aside.
-fn target(stored: u64) -> u64 {
+pub(crate) fn target(stored: u64) -> u64 {
     match stored < STORE_BYTES_MIN {
         true => 0,
         false => (stored / STORE_PARTS)

@@ -8,7 +8,9 @@
 //! - A word is in the table only while its segment is in the view of the same shard.
 //! - A shard's table is shared with snapshots; the first change after one copies it.
 
+mod forecast;
 mod table;
 mod words;
 
+pub use forecast::forecast_bytes;
 pub use table::{Index, ShardMut, ShardSnapshot, smallest};

@@ -11,10 +11,10 @@ use hashbrown::HashTable;
 use crate::storage::location::{Word, table_hash};
 
 /// What the table takes for a word: itself and a control byte.
-const BUCKET_BYTES: u64 = size_of::<Word>() as u64 + 1;
+pub(super) const BUCKET_BYTES: u64 = size_of::<Word>() as u64 + 1;
 
 /// Control bytes that are there twice, so that groups may be read past the end: 16 at most.
-const GROUP_BYTES: u64 = 16;
+pub(super) const GROUP_BYTES: u64 = 16;
 
 /// Words that a table of so many buckets has room for: 7/8 of them are used.
 fn full(buckets: usize) -> usize {
@@ -26,7 +26,7 @@ fn full(buckets: usize) -> usize {
 }
 
 /// Buckets of the smallest table with room for `len` words.
-fn buckets_for(len: usize) -> usize {
+pub(super) fn buckets_for(len: usize) -> usize {
     match len {
         0 => 0,
         1..=3 => 4,

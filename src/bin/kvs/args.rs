@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use kvs_format::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 use crate::bytes::Coding;
 
@@ -286,6 +287,21 @@ pub enum Verb {
         #[arg(long)]
         keep_going: bool,
     },
+    /// Tell what memory, disk and time to open a store will take, from its pairs; opens nothing
+    Plan {
+        /// How many keys
+        #[arg(long, value_name = "COUNT")]
+        keys: u64,
+        /// Bytes of a key
+        #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(..=KEY_BYTES_MAX as u64))]
+        key_len: u64,
+        /// Bytes of a value
+        #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(..=VALUE_BYTES_MAX as u64))]
+        value_len: u64,
+        /// Keys expire, which takes 8 bytes more each
+        #[arg(long)]
+        ttl: bool,
+    },
     /// Print the completions of a shell
     Completions { shell: Shell },
     /// Print the manual page of kvs, or of a verb
@@ -319,6 +335,9 @@ impl Cli {
             }
             Verb::Completions { .. } | Verb::Man { .. } if self.json => {
                 refuse("`completions` and `man` print texts of their own and take no --json");
+            }
+            Verb::Plan { .. } if self.dir.is_some() => {
+                refuse("`plan` computes and opens no store: it takes no --dir");
             }
             Verb::Get { raw: true, .. } if self.json => {
                 refuse("--raw prints the value's bytes, --json an object: choose one");

@@ -18,6 +18,7 @@ mod open;
 mod output;
 mod pages;
 mod people;
+mod plan;
 mod target;
 mod transfer;
 mod verbs;
@@ -173,6 +174,15 @@ fn run(cli: Cli, out: &mut Output) -> Result<Answer, Failure> {
                 quiet: cli.quiet,
             };
             transfer::export(&place, &export, out)
+        }
+        Verb::Plan {
+            keys,
+            key_len,
+            value_len,
+            ttl,
+        } => {
+            let planned = kvs::Plan::new(keys, key_len, value_len).expiring(ttl);
+            plan::plan(planned, out)
         }
         Verb::Completions { shell } => pages::completions(shell, out),
         Verb::Man { verb, output } => pages::man(verb.as_deref(), output.as_deref(), out),

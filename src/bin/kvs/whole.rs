@@ -119,7 +119,7 @@ fn stats_for_people(
     out.line(painted(LEGEND, out.has_colour()))
 }
 
-fn facts_for_people(facts: &[(&str, String)], out: &mut Output) -> Result<(), Failure> {
+pub fn facts_for_people(facts: &[(&str, String)], out: &mut Output) -> Result<(), Failure> {
     for (name, value) in facts {
         let name = bold(&format!("{name:<9}"), out.has_colour());
         out.line(format_args!("{name} {value}"))?;
