@@ -15,8 +15,8 @@ pub mod thread_pool;
 
 pub use client::KvsClient;
 pub use engine::batch::Batch;
-pub use engine::cursor::Cursor;
 pub use engine::checkpoint::{CheckpointOptions, CheckpointProgress, CheckpointReport};
+pub use engine::cursor::Cursor;
 pub use engine::error::{Error, Result};
 pub use engine::forecast::{Forecast, Plan};
 pub use engine::options::{Compaction, Durability, Options, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};

@@ -191,3 +191,15 @@ fn writers_that_wait_for_a_sync_do_not_exceed_it_together() {
     });
     assert!(store.stats().index_bytes <= MAX);
 }
+
+#[test]
+fn a_load_that_would_exceed_it_applies_nothing() {
+    let store = options().open_in_memory().unwrap();
+    store.set("there", "before").unwrap();
+    let pairs = |n: u64| (0..n).map(|i| (i.to_be_bytes(), "value"));
+    assert_eq!(store.load(pairs(100_000)).map_err(is_full), Err(true));
+    assert_eq!(store.len(), 1);
+    assert!(store.stats().index_bytes <= MAX);
+    assert_eq!(store.load(pairs(1_000)).unwrap().pairs, 1_000);
+    assert_eq!(store.len(), 1_001);
+}

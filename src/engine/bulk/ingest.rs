@@ -273,7 +273,17 @@ impl<F: Fs> Ingest<'_, F> {
             removed: &removed,
             shards: &shards,
         };
-        source.tables()
+        let tables = source.tables()?;
+        if let Some(max) = engine.config.index_bytes_max {
+            // The old tables stay until the new ones are in their places.
+            let made = tables.shards.iter().flatten();
+            let made: usize = made.map(|table| table.allocation_size()).sum();
+            let bytes = engine.index.bytes() + made as u64;
+            if bytes > max {
+                return Err(Error::IndexFull { bytes, max });
+            }
+        }
+        Ok(tables)
     }
 
     /// Repeats what writers have done meanwhile, until little is left.

@@ -158,7 +158,7 @@ impl<F: Fs> Source<'_, F> {
         winners: &[Winner],
         made: &mut Tables,
     ) -> Result<HashTable<Word>> {
-        let mut table = (*before.table).clone();
+        let mut table = (**before.table).clone();
         table.reserve(winners.len(), |word| table_hash(word.bits()));
         for winner in winners {
             if self.removed.contains(&winner.fingerprint) {
