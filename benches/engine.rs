@@ -3,7 +3,9 @@
 //! matters is the last column: how many times as fast as the map.
 //!
 //! `cargo bench --bench engine` prints the table, then criterion's own measurements of single
-//! operations. `KVS_BENCH_KEYS` and `KVS_BENCH_ROUNDS` change the size of the table.
+//! operations. A bulk load is measured beside the same records, checks and keys alike, put into a mapped
+//! file by nobody else, both with their one sync at the end; `-- load` measures nothing but that.
+//! `KVS_BENCH_KEYS` and `KVS_BENCH_ROUNDS` change the size of the table.
 
 #![allow(clippy::print_stdout)]
 
@@ -14,6 +16,8 @@ use std::hint::black_box;
 use common::{absent, key, row, scale, seconds, shuffled, sum, warm_memory};
 use criterion::Criterion;
 use kvs::{Batch, Options, Store};
+use kvs_format::record::{Draft, Framing, Kind};
+use kvs_format::segment::{SegmentHeader, SegmentKind};
 use parking_lot::RwLock;
 
 const VALUE_BYTES: usize = 100;
@@ -49,6 +53,69 @@ fn bare_log(dir: &std::path::Path, n: usize) -> f64 {
     drop(writer);
     std::fs::remove_file(dir.join("bare")).expect("the file can be removed");
     time
+}
+
+/// What a load can at best do: whole records, one behind the other, into a preallocated mapped file; then
+/// one sync.
+fn bare_load(dir: &std::path::Path, order: &[u32]) -> f64 {
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(dir.join("bare"))
+        .expect("a file can be created");
+    let len = order.len() as u64 * 144;
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len)
+        .expect("space can be allocated");
+    file.sync_all().expect("the file can be synced");
+    let mut writer = kvs::testing::FileMap::new(&file, len).expect("the file can be mapped");
+    let header = SegmentHeader {
+        kind: SegmentKind::Merged,
+        id: 1,
+        salt: [7; 16],
+    };
+    let place_key = header.place_key();
+    let mut offset = 0;
+    let time = seconds(|| {
+        for i in order {
+            let (key, value) = (key(*i as usize), value(*i as usize));
+            let draft = Draft::new(Kind::Set, None, &key, &value).expect("it is short");
+            let (header, extension) = draft.place(&place_key, offset, 1, Framing::Single);
+            writer.append(&[&header[..], extension, &key, &value], draft.size());
+            offset += draft.size();
+        }
+        file.sync_data().expect("the file can be synced");
+    });
+    drop(writer);
+    std::fs::remove_file(dir.join("bare")).expect("the file can be removed");
+    time
+}
+
+/// Bulk loads beside their ceiling.
+fn loads() {
+    let scale = scale();
+    let (mut bare, mut loaded) = (Vec::new(), Vec::new());
+    let n = scale.keys;
+    let mib = n * 300 / (1 << 20) + 64;
+    for round in 0..scale.rounds as u64 {
+        let order = shuffled(n, round + 5);
+        let per = |time: f64| time * 1e9 / n as f64;
+        warm_memory(mib);
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        bare.push(per(bare_load(dir.path(), &order)));
+        warm_memory(mib);
+        let store = Store::open(dir.path()).expect("the store opens");
+        loaded.push(per(seconds(|| {
+            let pairs = order.iter().map(|i| (key(*i as usize), value(*i as usize)));
+            let report = store.load(pairs).expect("load");
+            assert_eq!(report.superseded, 0);
+        })));
+        assert_eq!(store.len(), n as u64);
+    }
+    println!("{n} keys loaded; the last column: how many times as fast as the bare log");
+    println!("{}", row("load: bare mapped log", &bare, None));
+    println!("{}", row("load: kvs", &loaded, Some(&bare)));
 }
 
 #[derive(Default)]
@@ -220,6 +287,10 @@ fn single_operations(c: &mut Criterion) {
 }
 
 fn main() {
+    loads();
+    if std::env::args().any(|arg| arg == "load") {
+        return;
+    }
     table();
     let mut criterion = Criterion::default().configure_from_args();
     single_operations(&mut criterion);

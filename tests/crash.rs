@@ -317,6 +317,32 @@ fn batches_are_whole() {
     survives_every_cut("batches", Durability::Os, &ops);
 }
 
+/// All of a load or nothing, and every promise made before it and behind it.
+#[test]
+fn loads_are_whole() {
+    let load = |pairs: &[(u8, u32)]| {
+        let pairs = pairs.iter().map(|(key, len)| (*key, value(*len)));
+        Op::Load(pairs.collect())
+    };
+    let ops = [
+        load(&[(1, 10), (2, 700), (1, 20)]),
+        set(2, 30),
+        remove(1),
+        set(3, 600),
+        // Two segments, with one key in both.
+        load(&[(1, 500), (4, 33_000), (3, 10), (5, 32_000), (1, 9)]),
+        remove(4),
+        Op::CompactSome { mask: 0b110 },
+        load(&[(4, 10), (2, 10)]),
+        set(5, 10),
+        Op::Compact,
+        remove(2),
+        Op::Reopen,
+        load(&[(2, 20)]),
+    ];
+    survives_every_cut("loads", Durability::Os, &ops);
+}
+
 /// C-6, C-7, with what came of one compaction in the next.
 #[test]
 fn what_was_removed_stays_removed_through_compaction() {

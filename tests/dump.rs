@@ -98,6 +98,11 @@ fn the_engine_and_the_reader_written_from_the_specification_agree() {
             .set(b"behind the rotation", &[life as u8; 100])
             .unwrap();
         dumps += &assert_readers_agree(dir.path()).unwrap_or_default();
+        // Some keys come twice, in one segment and in two.
+        let pairs = (0..70u32).map(|i| Ok((((i * 7) % 60).to_be_bytes(), vec![i as u8; 1500])));
+        let report = store.load::<_, _, _, kvs::Error>(pairs).unwrap();
+        assert!(report.segments > 1 && report.superseded == 10, "{report:?}");
+        dumps += &assert_readers_agree(dir.path()).unwrap_or_default();
         if life == 2 {
             store.compact().unwrap();
             store.remove(b"behind the rotation").unwrap();
@@ -136,5 +141,9 @@ fn the_engine_and_the_reader_written_from_the_specification_agree() {
     for state in ["sealed", "cut", "merged", "clean", "unsealed"] {
         assert!(seen("state", state), "no segment in state {state}");
     }
+    assert!(
+        dumps.contains("\"inputs\":[],\"kind\":\"compact\""),
+        "no load"
+    );
     assert!(seen("type", "hint_entry") && seen("framing", "batch_end"));
 }

@@ -347,6 +347,65 @@ fn closing_waits_for_nobody_and_loses_nothing() {
     });
 }
 
+/// A load beside writers of its keys at both levels, and beside compaction: readers see all of it or
+/// nothing, and what the store then shows is what opening it shows.
+#[test]
+fn a_load_is_one_step_for_everybody() {
+    in_any_order(|| {
+        let fs = SimFs::new();
+        let store = open(&fs);
+        for key in [b"a", b"b", b"c", b"d"] {
+            store.set_at(OS, key, b"old").unwrap();
+        }
+        let loader = {
+            let store = store.clone();
+            spawn(move || {
+                let keys: [&[u8]; 6] = [b"a", b"b", b"c", b"d", b"e", b"a"];
+                let pairs = keys.map(|key| Ok::<_, Error>((key, b"new")));
+                store.load(pairs.into_iter()).unwrap();
+                assert_eq!(get(&store, b"d").unwrap(), b"new");
+            })
+        };
+        let writer = {
+            let (fs, store) = (fs.clone(), store.clone());
+            spawn(move || {
+                store.set_at(SYNC, b"a", b"mine").unwrap();
+                let removed = store.remove_at(OS, b"b").unwrap();
+                assert!(removed && get(&store, b"b").is_none_or(|b| b == b"new"));
+                let mut batch = Batch::new();
+                batch.remove(b"x").set(b"c", b"mine");
+                store.write_at(OS, &batch).unwrap();
+                store.remove_at(SYNC, b"c").unwrap();
+                assert_ne!(get(&after_power_cut(&fs), b"c"), Some(b"mine".to_vec()));
+            })
+        };
+        let other = {
+            let store = store.clone();
+            spawn(move || {
+                store.compact().unwrap();
+                let seen = pairs(&store);
+                let new = |key: &[u8]| seen.get(key).is_some_and(|value| value == b"new");
+                assert_eq!(new(b"d"), new(b"e"), "{seen:?}");
+                store.rotate_now().unwrap();
+                store.compact().unwrap();
+            })
+        };
+        join([loader, writer, other]);
+        let (now, books) = (pairs(&store), books(&store));
+        store.close().unwrap();
+        drop(store);
+        let again = testing::open(fs.clone(), &options(), 3).unwrap();
+        assert_eq!(pairs(&again), now);
+        assert_eq!(self::books(&again), books);
+    });
+}
+
+/// Keys, live and dead bytes.
+fn books(store: &Store) -> (u64, u64, u64) {
+    let stats = store.stats();
+    (stats.keys, stats.live_bytes, stats.dead_bytes)
+}
+
 /// The thread of an interval syncs what nobody else does, and ends when the store closes.
 #[test]
 fn an_interval_is_kept_by_its_own_thread() {
