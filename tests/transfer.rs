@@ -249,10 +249,45 @@ mod lines {
     }
 
     #[test]
+    fn in_bulk_everything_is_stored_or_nothing() {
+        let dir = store_with(&pairs([("a", "old"), ("kept", "1")]));
+        let large = "x".repeat(600_000);
+        let text = format!("a\t1\nb\t{large}\na\t2\n\tempty\n");
+        fed(dir.path(), ["import", "tsv", "--bulk"], text.as_bytes()).good();
+        let all = pairs([("a", "2"), ("b", &large[..]), ("", "empty"), ("kept", "1")]);
+        assert_eq!(content(dir.path()), all);
+
+        let bad = "c\t1\nno tab\nd\t2\n";
+        fed(dir.path(), ["import", "tsv", "--bulk"], bad.as_bytes())
+            .code(DAMAGED)
+            .says(&["standard input:2: ", "; 0 pairs before it are stored"]);
+        assert_eq!(content(dir.path()), all);
+        let arguments = ["import", "tsv", "--bulk", "--keep-going", "--json"];
+        let ran = fed(dir.path(), arguments, bad.as_bytes()).code(NOT_FOUND);
+        let text = String::from_utf8(ran.stdout).unwrap();
+        assert!(
+            text.starts_with("{\"pairs\":2,\"bytes\":4,\"left_out\":1,"),
+            "{text}"
+        );
+        assert_eq!(content(dir.path()).len(), 6);
+
+        let export = run(dir.path(), ["export", "kvx"]).good();
+        let copy = empty_dir();
+        fed(copy.path(), ["import", "kvx", "--bulk"], b"").code(DAMAGED);
+        assert!(std::fs::read_dir(copy.path()).unwrap().next().is_none());
+        let cut = &export.stdout[..export.stdout.len() - 1];
+        fed(copy.path(), ["import", "kvx", "--bulk"], cut).code(DAMAGED);
+        assert_eq!(content(copy.path()), pairs::<&str, &str>([]));
+        fed(copy.path(), ["import", "kvx", "--bulk"], &export.stdout).good();
+        assert_eq!(content(copy.path()), content(dir.path()));
+    }
+
+    #[test]
     fn nothing_to_import_creates_nothing() {
         let dir = empty_dir();
         for format in ["ndjson", "tsv"] {
             run(dir.path(), ["import", format]).good();
+            run(dir.path(), ["import", format, "--bulk"]).good();
         }
         run(dir.path(), ["import", "tsv", "none"])
             .code(REFUSED)
@@ -643,6 +678,30 @@ mod interrupted {
             });
             assert!(stored == pairs(expected), "not the first pairs");
             // Closed, not merely killed.
+            let store = kvs::Store::open_read_only(dir.path()).unwrap();
+            assert!(store.recovery().clean);
+        }
+    }
+
+    #[test]
+    fn a_bulk_import_ends_with_nothing() {
+        for (which, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+            let dir = store_with(&pairs([("before", "1")]));
+            let mut child = kvs(dir.path())
+                .args(["import", "tsv", "--bulk"])
+                .stdin(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut stdin = child.stdin.take().unwrap();
+            // More than all buffers and batches on the way hold: the load is under way.
+            for index in 0..60_000 {
+                stdin.write_all(line(index).as_bytes()).unwrap();
+            }
+            signal(&child, which);
+            let ran = Ran::from(child.wait_with_output().unwrap()).code(code);
+            drop(stdin);
+            ran.says(&["interrupted; 0 pairs are stored"]);
+            assert_eq!(content(dir.path()), pairs([("before", "1")]));
             let store = kvs::Store::open_read_only(dir.path()).unwrap();
             assert!(store.recovery().clean);
         }

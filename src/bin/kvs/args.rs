@@ -267,6 +267,9 @@ pub enum Verb {
         /// Leave out what cannot be read or stored, count it, and exit with 1
         #[arg(long)]
         keep_going: bool,
+        /// Store everything at once, or nothing: faster, but nobody else gets at the store until then
+        #[arg(long)]
+        bulk: bool,
     },
     /// Write every pair to a file, a directory tree or standard output
     Export {

@@ -148,11 +148,13 @@ fn run(cli: Cli, out: &mut Output) -> Result<Answer, Failure> {
             format,
             from,
             keep_going,
+            bulk,
         } => {
             let import = Import {
                 format,
                 from,
                 keep_going,
+                bulk,
                 quiet: cli.quiet,
             };
             transfer::import(&place, import, out)

@@ -3,6 +3,9 @@
 //! The store is open only while there is something to write: a slow or idle source does not keep
 //! others out, and a busy one lets them in between batches. Batches are written at [`Durability::Os`],
 //! and whenever the store is given up, what was written is durable.
+//!
+//! With `--bulk` it is one bulk load instead: the store is held from the first pair to the last, and what
+//! goes wrong before the end leaves nothing behind.
 
 use std::fs::File;
 use std::io::{self, Read, StdinLock};
@@ -57,6 +60,8 @@ pub struct Import {
     /// Standard input without.
     pub from: Option<PathBuf>,
     pub keep_going: bool,
+    /// All at once or nothing.
+    pub bulk: bool,
     pub quiet: bool,
 }
 
@@ -114,7 +119,10 @@ pub fn import(place: &Place, import: Import, out: &mut Output) -> Result<Answer,
         progress: &progress,
         read: &read,
     };
-    let ended = write_all(&mut writer, &from, &looking, &mut tally);
+    let ended = match import.bulk {
+        true => load_all(&mut writer, &from, &looking, &mut tally),
+        false => write_all(&mut writer, &from, &looking, &mut tally),
+    };
     progress.clear();
     // Also after a failure: what has been written shall be durable, and the first error is told.
     let closed = writer.release();
@@ -146,6 +154,104 @@ struct Looking<'a> {
     read: &'a AtomicU64,
 }
 
+impl Looking<'_> {
+    /// # Errors
+    /// A signal has come.
+    fn look(&self) -> Result<(), Failure> {
+        if let Some(signal) = self.interrupt.signal() {
+            let done = String::new();
+            return Err(Failure::Interrupted { signal, done });
+        }
+        self.progress.set(self.read.load(Ordering::Relaxed));
+        Ok(())
+    }
+
+    fn left_out(&self, tally: &mut Tally, place: &str, reason: &str) {
+        tally.left_out += 1;
+        if tally.left_out <= TOLD_MAX {
+            self.progress.say(&format!("{place}: {reason}; left out"));
+        }
+    }
+}
+
+/// One bulk load of everything.
+fn load_all(
+    writer: &mut Writer<'_>,
+    from: &Receiver<Message>,
+    looking: &Looking<'_>,
+    tally: &mut Tally,
+) -> Result<(), Failure> {
+    let mut pairs = Pairs {
+        from,
+        looking,
+        tally,
+        ready: Vec::new().into_iter(),
+    };
+    // Nothing to import creates nothing.
+    let Some(first) = pairs.next().transpose()? else {
+        return Ok(());
+    };
+    let all = std::iter::once(Ok(first)).chain(&mut pairs);
+    let loaded = writer.store().and_then(|store| store.try_load(all));
+    if loaded.is_err() {
+        tally.pairs = 0;
+        tally.bytes = 0;
+    }
+    loaded.map(|_| ())
+}
+
+type Pair = (Vec<u8>, Vec<u8>);
+
+/// What the reading thread sends, pair by pair.
+struct Pairs<'a> {
+    from: &'a Receiver<Message>,
+    looking: &'a Looking<'a>,
+    tally: &'a mut Tally,
+    ready: std::vec::IntoIter<Pair>,
+}
+
+impl Iterator for Pairs<'_> {
+    type Item = Result<Pair, Failure>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(pair) = self.ready.next() {
+                return Some(Ok(pair));
+            }
+            if let Err(interrupted) = self.looking.look() {
+                return Some(Err(interrupted));
+            }
+            match self.from.recv_timeout(LOOK) {
+                Ok(Message::Batch { batch, bytes }) => {
+                    self.tally.add(batch.len() as u64, bytes);
+                    let owned = |(key, value): (&[u8], Option<&[u8]>)| {
+                        (key.to_vec(), value.unwrap_or_default().to_vec())
+                    };
+                    let pairs: Vec<Pair> = batch.operations().map(owned).collect();
+                    self.ready = pairs.into_iter();
+                }
+                Ok(Message::Single { key, value }) => {
+                    self.tally.add(1, (key.len() + value.len()) as u64);
+                    return Some(Ok((key, value)));
+                }
+                Ok(Message::LeftOut { place, reason }) => {
+                    self.looking.left_out(self.tally, &place, &reason);
+                }
+                Ok(Message::Bad { place, reason }) => {
+                    return Some(Err(Failure::Input {
+                        place,
+                        reason,
+                        stored: 0,
+                    }));
+                }
+                Ok(Message::Failed(failure)) => return Some(Err(failure)),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+    }
+}
+
 fn write_all(
     writer: &mut Writer<'_>,
     from: &Receiver<Message>,
@@ -153,11 +259,7 @@ fn write_all(
     tally: &mut Tally,
 ) -> Result<(), Failure> {
     loop {
-        if let Some(signal) = looking.interrupt.signal() {
-            let done = String::new();
-            return Err(Failure::Interrupted { signal, done });
-        }
-        looking.progress.set(looking.read.load(Ordering::Relaxed));
+        looking.look()?;
         match from.recv_timeout(LOOK) {
             Ok(Message::Batch { batch, bytes }) => {
                 writer.store()?.write(&batch)?;
@@ -170,12 +272,7 @@ fn write_all(
                 writer.wrote()?;
             }
             Ok(Message::LeftOut { place, reason }) => {
-                tally.left_out += 1;
-                if tally.left_out <= TOLD_MAX {
-                    looking
-                        .progress
-                        .say(&format!("{place}: {reason}; left out"));
-                }
+                looking.left_out(tally, &place, &reason);
             }
             Ok(Message::Bad { place, reason }) => {
                 return Err(Failure::Input {
