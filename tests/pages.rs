@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use cli_common::*;
 
-const VERBS: [&str; 16] = [
+const VERBS: [&str; 19] = [
     "get",
     "set",
     "rm",
@@ -20,6 +20,9 @@ const VERBS: [&str; 16] = [
     "stats",
     "verify",
     "compact",
+    "backup",
+    "restore",
+    "repair",
     "import",
     "export",
     "plan",

@@ -2,10 +2,12 @@
 
 use std::io::{Read, Write};
 
-use kvs::KvsClient;
 use kvs::protocol::Reply;
+use kvs::server::ServerOptions;
+use kvs::{KvStore, KvsClient};
+use tempfile::TempDir;
 
-use crate::harness::{ask, everywhere, script, show, words};
+use crate::harness::{DRIVERS, Told, ask, everywhere, script, show, start, words};
 
 #[test]
 fn values_are_what_redis_makes_of_them() {
@@ -503,5 +505,45 @@ fn read_modify_write_is_atomic_among_clients() {
             })
             .sum();
         assert_eq!(sum, 2000);
+    });
+}
+
+#[test]
+fn a_copy_is_made_under_a_name_where_the_server_may() {
+    for driver in DRIVERS {
+        let _told = Told(*driver);
+        let dir = TempDir::new().unwrap();
+        let options = ServerOptions::new().checkpoints(dir.path().join("copies"));
+        let store = KvStore::open(dir.path().join("store")).unwrap();
+        let running = start(*driver, store, options);
+        let mut client = running.client();
+        script(&running, "SET a 1 => OK");
+        let made = ask(&mut client, "KVS.CHECKPOINT monday");
+        assert!(made.contains("\"segments\" :1"), "{made}");
+        script(&running, "SET a 2 => OK");
+        let copy = kvs::Store::open(dir.path().join("copies/monday")).unwrap();
+        assert_eq!(copy.get("a").unwrap().as_deref(), Some(&b"1"[..]));
+        let taken = ask(&mut client, "KVS.CHECKPOINT monday");
+        assert!(
+            taken.contains("exists and is not an empty directory"),
+            "{taken}"
+        );
+        let long = "a".repeat(65);
+        for name in [
+            "..", "../up", "/tmp/x", "a/b", ".hidden", "a.b", "\u{e4}", &long,
+        ] {
+            let refused = ask(&mut client, &format!("KVS.CHECKPOINT {name}"));
+            assert!(
+                refused.starts_with("-ERR the name of a checkpoint has"),
+                "{name}: {refused}"
+            );
+        }
+        let made = std::fs::read_dir(dir.path().join("copies")).unwrap();
+        assert_eq!(made.count(), 1);
+    }
+    everywhere(|running| {
+        let mut client = running.client();
+        let wanted = "-ERR this server has no directory for checkpoints";
+        assert_eq!(ask(&mut client, "KVS.CHECKPOINT monday"), wanted);
     });
 }

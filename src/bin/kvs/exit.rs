@@ -441,6 +441,44 @@ mod tests {
             ),
             (
                 REFUSED,
+                Error::Exists { path: dir() }.into(),
+                "/a\\n/b exists",
+                "another name",
+            ),
+            (
+                DAMAGED,
+                Error::Incomplete { path: dir() }.into(),
+                "/a\\n/b is damaged",
+                "kvs repair",
+            ),
+            (
+                LOCKED,
+                Failure::Serving { path: dir() },
+                "/a\\n/b is in use",
+                "KVS.CHECKPOINT",
+            ),
+            (
+                DAMAGED,
+                Failure::Lost {
+                    dir: dir(),
+                    ranges: 2,
+                    salvaged: None,
+                },
+                "/a\\n/b: 2 ranges",
+                "nothing was written",
+            ),
+            (
+                DAMAGED,
+                Failure::Lost {
+                    dir: dir(),
+                    ranges: 2,
+                    salvaged: Some("new".into()),
+                },
+                "/a\\n/b: 2 ranges",
+                "is in new",
+            ),
+            (
+                REFUSED,
                 Failure::NoDirectory(dir()),
                 "/a\\n/b: no such directory",
                 "KVS_DIR",

@@ -130,7 +130,7 @@ impl<F: Fs> Inventory<F> {
         self.lost.push(Lost {
             file: fs.path_of(name),
             offset: range.0,
-            bytes: range.1 - range.0,
+            bytes: range.1.saturating_sub(range.0),
             lsns: None,
             records,
             reason: why.to_owned(),
@@ -402,18 +402,18 @@ fn link<F: FsFile>(file: &F, header: &SegmentHeader) -> Option<(Link, u64)> {
 
 /// Applies an edit, or as much of it as makes sense when others are missing.
 fn apply(catalog: &mut Catalog, edit: &Edit<'_>) {
-    let mut next = catalog.clone();
-    if next.apply(edit).is_ok() {
-        *catalog = next;
+    if catalog.apply(edit).is_ok() {
         return;
     }
     let gone = match *edit {
         Edit::Compact { outputs, inputs } => {
-            // The outputs without the inputs: that it was said at all counts.
-            let _ = catalog.apply(&Edit::Compact {
-                outputs,
-                inputs: &[],
-            });
+            // Each output without the inputs: that it was said at all counts.
+            for output in outputs {
+                let _ = catalog.apply(&Edit::Compact {
+                    outputs: std::slice::from_ref(output),
+                    inputs: &[],
+                });
+            }
             inputs
         }
         Edit::Forget { ids } => ids,
