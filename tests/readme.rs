@@ -41,13 +41,20 @@ fn the_sessions_go_as_they_are_shown() {
 #[test]
 fn the_scripts_run_on_the_store_of_the_session() {
     let scripts = blocks("sh");
-    assert_eq!(scripts.len(), 1);
+    assert_eq!(scripts.len(), 2);
     let dir = store_with(&pairs([("temperature", "-5"), ("city", "Oslo")]));
     let ran = shell(dir.path(), &format!("set -eu\n{}", scripts[0])).good();
     assert_eq!(ran.sorted(), ["-5", "-5", "Oslo"]);
     let wanted = pairs([("temperature", "-5"), ("city", "Oslo"), ("copy", "-5")]);
     assert_eq!(content(dir.path()), wanted);
     assert_eq!(content(&dir.path().join("other")), wanted);
+    let ran = shell(dir.path(), &format!("set -eu\n{}", scripts[1])).good();
+    assert!(ran.text().contains("\"lost\":0"), "{}", ran.text());
+    assert_eq!(content(&dir.path().join("monday")), wanted);
+    let later = pairs([("temperature", "-5"), ("city", "Bergen"), ("copy", "-5")]);
+    for name in ["other", "tuesday", "again"] {
+        assert_eq!(content(&dir.path().join(name)), later, "{name}");
+    }
 }
 
 #[test]

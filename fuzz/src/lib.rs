@@ -30,7 +30,7 @@ use lines::json;
 pub use export::{kvx, ndjson, tsv};
 pub use format::{hint, manifest, record, segment_scan};
 pub use resp::{command, resp_reply, resp_request};
-pub use store::recovery;
+pub use store::{recovery, repair};
 
 #[cfg(test)]
 mod tests;

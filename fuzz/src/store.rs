@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kvs::testing::sim::{Content, Image, SimFs};
-use kvs::testing::{Engine, open};
+use kvs::testing::{Engine, open, repair_by};
 use kvs::{Error, Options};
 
 use crate::edit::{self, Files};
@@ -26,7 +26,13 @@ const OURS: &[u8] = b"written by the fuzzer";
 ///
 /// Input: which store (2 bytes), flags (bits 0-2: checks anew in segments, manifests, hints), edits.
 pub fn recovery(input: &[u8]) {
-    let Bases { images, oracle } = bases();
+    let (files, honest) = damaged(input);
+    check(&files, honest.then(|| &bases().oracle));
+}
+
+/// The files that an input asks for; whether no checksum was written anew or chosen.
+fn damaged(input: &[u8]) -> (Files, bool) {
+    let Bases { images, .. } = bases();
     let mut input = Input(input);
     let base = usize::from(input.u16());
     let flags = input.u8();
@@ -39,7 +45,41 @@ pub fn recovery(input: &[u8]) {
             }
         }
     }
-    check(&files, honest.then_some(oracle));
+    (files, honest)
+}
+
+/// Repairing a damaged store.
+///
+/// Whatever the damage: no panic, no hang, no byte of the source changed, and a new store that is clean
+/// and holds as many keys as the report says. As long as no checksum was written anew or chosen: every
+/// value in it was once written under its key, and a store that opens whole is repaired into what it
+/// shows, unless the report says that something is lost.
+///
+/// Input: as [`recovery`].
+pub fn repair(input: &[u8]) {
+    let (files, honest) = damaged(input);
+    let oracle = honest.then(|| &bases().oracle);
+    let image = image(&files);
+    let (fs, to) = (quiet(&image), SimFs::new());
+    let repaired = repair_by(&fs, Some(to.clone()));
+    assert_eq!(fs.snapshot(), image, "repairing changed a byte");
+    let report = match repaired {
+        Ok(report) => report,
+        Err(Error::Missing { .. }) => return,
+        Err(error) => panic!("there is room, and there are no I/O errors here: {error}"),
+    };
+    assert_eq!(report.incomplete, !report.lost.is_empty());
+    let store = open_with(&to, &options()).expect("a store that was just made opens");
+    assert!(store.recovery().clean);
+    let contents = read(&store, oracle).expect("all of it is whole");
+    assert!(contents.len() == 1 << 16 || contents.len() as u64 == report.keys);
+    let shown = open_with(&quiet(&image), &options()).ok();
+    let shown = shown.filter(|_| !report.incomplete).zip(oracle);
+    if let Some((shown, oracle)) = shown
+        && let Some(shown) = read(&shown, Some(oracle))
+    {
+        assert_eq!(shown, contents, "nothing lost, and not the same");
+    }
 }
 
 fn image(files: &Files) -> Image {

@@ -6,13 +6,13 @@ use std::path::Path;
 use crate::store::check;
 use crate::workload::{Oracle, bases};
 use crate::{
-    command, hint, kvx, manifest, ndjson, record, recovery, resp_reply, resp_request, segment_scan,
-    tsv,
+    command, hint, kvx, manifest, ndjson, record, recovery, repair, resp_reply, resp_request,
+    segment_scan, tsv,
 };
 
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 11] = [
+const TARGETS: [Target; 12] = [
     ("record", record),
     ("segment_scan", segment_scan),
     ("manifest", manifest),
@@ -21,6 +21,7 @@ const TARGETS: [Target; 11] = [
     ("ndjson", ndjson),
     ("tsv", tsv),
     ("recovery", recovery),
+    ("repair", repair),
     ("resp_request", resp_request),
     ("resp_reply", resp_reply),
     ("command", command),
@@ -54,7 +55,11 @@ fn random(state: &mut u64) -> u64 {
 #[test]
 fn random_inputs_pass() {
     for (name, target) in TARGETS {
-        let rounds = if name == "recovery" { 1500 } else { 3000 };
+        let rounds = if matches!(name, "recovery" | "repair") {
+            1500
+        } else {
+            3000
+        };
         for round in 0..rounds {
             let mut state = round;
             let len = random(&mut state) % 64;
