@@ -185,8 +185,12 @@ fn describe(failure: &Failure) -> (u8, String) {
                 Some(dest) => format!("what is whole is in {}", dest.display()),
                 None => "nothing was written: name a new directory to salvage the rest".to_owned(),
             };
+            let what = match ranges {
+                1 => "1 range is".to_owned(),
+                ranges => format!("{ranges} ranges are"),
+            };
             let dir = dir.display();
-            (DAMAGED, format!("{dir}: {ranges} ranges are lost; {next}"))
+            (DAMAGED, format!("{dir}: {what} lost; {next}"))
         }
         Failure::NoDirectory(dir) => {
             let next = "check --dir and KVS_DIR, or `kvs set` a first key to create it";
