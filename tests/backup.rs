@@ -220,11 +220,7 @@ fn a_damaged_store_is_repaired_and_the_report_says_what_is_lost() {
         "{}",
         lines.text()
     );
-    assert!(
-        lines.stderr.contains("1 range is lost"),
-        "{}",
-        lines.stderr
-    );
+    assert!(lines.stderr.contains("1 range is lost"), "{}", lines.stderr);
 }
 
 #[test]

@@ -133,6 +133,8 @@ impl<F: Fs> Engine<F> {
                 return Err(error);
             }
         }
+        let rest = !section.pending.is_empty();
+        self.has_pending.store(rest, Ordering::Release);
         Ok(section.durable_lsn)
     }
 
@@ -207,6 +209,7 @@ impl<F: Fs> Engine<F> {
         let first = self.undurable.set(undurable).is_ok();
         self.poisoned.store(true, Ordering::Release);
         section.pending.clear();
+        self.has_pending.store(false, Ordering::Release);
         if first && let Some(manifest) = &mut *self.manifest.lock() {
             manifest.append_poison(&self.fs, section.durable_lsn);
         }

@@ -66,6 +66,9 @@ pub struct Engine<F: Fs> {
     pub(crate) reserve: Reserve,
     pub(crate) populate: Populate,
     pub(crate) interval: Interval,
+    /// Whether there may be pending writes: set before the section that stored one is left, cleared
+    /// when the last one stands in the index.
+    pub(crate) has_pending: AtomicBool,
     /// A sync failed.
     pub(crate) poisoned: AtomicBool,
     /// Keys written since the last good sync, once poisoned.
@@ -205,6 +208,7 @@ impl<F: Fs> Engine<F> {
             reserve,
             populate: Populate::default(),
             interval: Interval::default(),
+            has_pending: AtomicBool::new(false),
             poisoned: AtomicBool::new(false),
             undurable: OnceLock::new(),
             version: AtomicU64::new(0),

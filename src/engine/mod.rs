@@ -54,6 +54,7 @@ pub mod dump;
 pub mod testing;
 
 pub use iter::{Iter, Keys, Prefix};
+pub(crate) use pending::Ticket;
 pub use reader::Reader;
 pub use snapshot::Snapshot;
 pub use store::Store;

@@ -8,6 +8,8 @@
 //! Whoever has to look again was overtaken: by a write that succeeded, by one that became durable, or
 //! by a compaction that moved the record. Somebody always gets on.
 
+use std::sync::atomic::Ordering;
+
 use kvs_format::record::Kind;
 
 use crate::engine::core::Engine;
@@ -191,6 +193,22 @@ impl<F: Fs> Engine<F> {
             }
         }
         Ok(Seen::nothing(Version::None))
+    }
+
+    /// The newest value of `key`, durable or not, and what must be durable before anybody is told of it.
+    ///
+    /// Cost: as [`Engine::get`] if no write is pending, else also one turn in the writer section.
+    pub(crate) fn newest(&self, key: &[u8]) -> Result<(Option<Value>, Option<Ticket>)> {
+        if !self.has_pending.load(Ordering::Acquire) {
+            return Ok((self.get(key)?, None));
+        }
+        self.check_readable(key)?;
+        let seen = self.look_deeply(key)?;
+        let ticket = match seen.version {
+            Version::Pending(lsn, _) => Some(Ticket(lsn)),
+            Version::None | Version::Indexed(..) => None,
+        };
+        Ok((seen.value, ticket))
     }
 
     /// The newest version, durable or not.

@@ -15,6 +15,7 @@ use crate::engine::cursor::Cursor;
 use crate::engine::error::{Error, Result};
 use crate::engine::iter::{Iter, Keys, Prefix};
 use crate::engine::options::{Durability, Options};
+use crate::engine::pending::Ticket;
 use crate::engine::reader::Reader;
 use crate::engine::registry;
 use crate::engine::report::{
@@ -387,6 +388,22 @@ impl Store {
         E: From<Error>,
     {
         self.engine.load(pairs.into_iter())
+    }
+
+    /// As [`Store::write`], and returns when the batch is stored, with what is to be waited for before
+    /// anybody is told.
+    pub(crate) fn append(&self, batch: &Batch) -> Result<Option<Ticket>> {
+        self.engine.append_at(self.level, batch)
+    }
+
+    /// Returns when what was appended is as durable as it was to be.
+    pub(crate) fn wait(&self, ticket: Ticket) -> Result<()> {
+        self.engine.wait_for(Some(ticket))
+    }
+
+    /// As [`Store::get`], of what is appended; with what is to be waited for before anybody is told.
+    pub(crate) fn newest(&self, key: &[u8]) -> Result<(Option<Value>, Option<Ticket>)> {
+        self.engine.newest(key)
     }
 
     /// Stores `value` under `key` if it has no value; whether it did.

@@ -16,8 +16,10 @@ use crate::engine::config::Config;
 use crate::engine::core::Engine;
 use crate::engine::error::Result;
 use crate::engine::options::{Durability, Options};
+use crate::engine::pending::Ticket;
 use crate::engine::reader::Reader;
 use crate::engine::report::{CompactReport, RecoveryReport};
+use crate::engine::value::Value;
 use crate::engine::writer::{One, When};
 use crate::storage::fs::{Access, Fs};
 use crate::storage::mmap::{Map, MapWriter};
@@ -116,6 +118,32 @@ impl<F: Fs> Engine<F> {
     /// As that.
     pub fn write(&self, batch: &Batch) -> Result<()> {
         self.write_at(self.config.durability, batch)
+    }
+
+    /// As [`Engine::write`], and returns when the batch is stored: what [`Engine::wait_until`] wants.
+    ///
+    /// # Errors
+    /// As [`crate::Store::write`].
+    pub fn append_pending(&self, batch: &Batch) -> Result<Option<u64>> {
+        let ticket = self.append_at(self.config.durability, batch)?;
+        Ok(ticket.map(|ticket| ticket.0))
+    }
+
+    /// Returns when what was appended is as durable as its level says.
+    ///
+    /// # Errors
+    /// As [`crate::Store::write`].
+    pub fn wait_until(&self, ticket: u64) -> Result<()> {
+        self.wait_for(Some(Ticket(ticket)))
+    }
+
+    /// The newest value, durable or not, and what must be durable before anybody is told of it.
+    ///
+    /// # Errors
+    /// As [`crate::Store::get`].
+    pub fn get_pending(&self, key: &[u8]) -> Result<(Option<Value>, Option<u64>)> {
+        let (value, ticket) = self.newest(key)?;
+        Ok((value, ticket.map(|ticket| ticket.0)))
     }
 
     /// Closes the store without compacting it.

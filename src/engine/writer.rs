@@ -110,6 +110,15 @@ pub(crate) enum Outcome {
     Changed,
 }
 
+/// What is left to do for a write that is stored.
+#[must_use]
+pub(crate) struct Stored {
+    /// What must be durable before its outcome is told; `None`: nothing.
+    pub(crate) ticket: Option<Ticket>,
+    /// It found enough garbage to do something about.
+    compact: bool,
+}
+
 /// What is known of a key before the section is entered.
 #[derive(Default)]
 pub(crate) struct Known {
@@ -197,6 +206,31 @@ impl<F: Fs> Engine<F> {
     /// One record, if what `when` says holds at the moment it is stored.
     #[inline]
     pub(crate) fn write_one(&self, level: Durability, one: One<'_>, when: When) -> Result<Outcome> {
+        let (outcome, stored) = self.store_one(level, one, when)?;
+        self.settle(stored)?;
+        Ok(outcome)
+    }
+
+    /// Waits for what a stored write waits for, and sees to garbage.
+    #[inline]
+    fn settle(&self, stored: Stored) -> Result<()> {
+        if let Some(ticket) = stored.ticket {
+            self.wait(ticket)?;
+        }
+        if stored.compact {
+            let _fails = FailOnPanic(&self.upkeep);
+            self.compact_automatically();
+        }
+        Ok(())
+    }
+
+    /// As [`Engine::write_one`], and returns when the record is stored.
+    #[inline]
+    fn store_one(&self, level: Durability, one: One<'_>, when: When) -> Result<(Outcome, Stored)> {
+        let done = |outcome, ticket| {
+            let compact = false;
+            Ok((outcome, Stored { ticket, compact }))
+        };
         let One {
             kind,
             expires_at,
@@ -237,18 +271,14 @@ impl<F: Fs> Engine<F> {
             When::Unchanged(version) => (version.is_current(pending, &known), false),
         };
         if !unchanged {
-            return Ok(Outcome::Changed);
+            return done(Outcome::Changed, None);
         }
         let adds =
             kind != Kind::Tombstone && pending.map_or(known.found.is_none(), PendingKey::set_adds);
         let pending = pending.map(|pending| Ticket(pending.lsn));
         if needless {
-            drop(guard);
             // What was seen may rest on a write that is not durable yet.
-            if let Some(ticket) = pending {
-                self.wait(ticket)?;
-            }
-            return Ok(Outcome::Needless);
+            return done(Outcome::Needless, pending);
         }
         let need = match kind {
             Kind::Tombstone => Need::Removal,
@@ -279,15 +309,11 @@ impl<F: Fs> Engine<F> {
                 }
                 _ => false,
             };
-            let compact = self.wants_compaction(section);
-            drop(guard);
-            if late {
-                self.wait(Ticket(lsn))?;
-            }
-            if compact {
-                self.compact_automatically();
-            }
-            return Ok(Outcome::Written { present });
+            let stored = Stored {
+                ticket: late.then_some(Ticket(lsn)),
+                compact: self.wants_compaction(section),
+            };
+            return Ok((Outcome::Written { present }, stored));
         }
         let change = Change {
             fingerprint: self.hash_key.fingerprint(key),
@@ -304,20 +330,68 @@ impl<F: Fs> Engine<F> {
             lsn,
             changes: vec![change],
         });
-        let compact = self.wants_compaction(section);
-        drop(guard);
-        self.wait(Ticket(lsn))?;
-        if compact {
-            self.compact_automatically();
-        }
-        Ok(Outcome::Written { present })
+        self.has_pending.store(true, Ordering::Release);
+        let stored = Stored {
+            ticket: Some(Ticket(lsn)),
+            compact: self.wants_compaction(section),
+        };
+        Ok((Outcome::Written { present }, stored))
     }
 
     /// See [`crate::Store::write`].
     pub fn write_at(&self, level: Durability, batch: &Batch) -> Result<()> {
-        let Some(last) = batch.len().checked_sub(1) else {
-            return Ok(());
+        let ticket = self.append_at(level, batch)?;
+        self.wait_for(ticket)
+    }
+
+    /// As [`Engine::write_at`], and returns when the batch is stored: [`Engine::newest`] sees it, other
+    /// reads do as soon as their level says. Who must not tell of it before it is as durable as that
+    /// calls [`Engine::wait_for`].
+    pub(crate) fn append_at(&self, level: Durability, batch: &Batch) -> Result<Option<Ticket>> {
+        match batch.len() {
+            0 => Ok(None),
+            1 => self.append_single(level, batch),
+            _ => self.append_batch(level, batch),
+        }
+    }
+
+    /// Waits for what was appended, and sees to garbage.
+    pub(crate) fn wait_for(&self, ticket: Option<Ticket>) -> Result<()> {
+        let compact = match ticket {
+            None => false,
+            Some(ticket) => {
+                self.wait(ticket)?;
+                self.wants_compaction(&mut self.section.lock())
+            }
         };
+        let ticket = None;
+        self.settle(Stored { ticket, compact })
+    }
+
+    /// A batch of one needs no frame.
+    fn append_single(&self, level: Durability, batch: &Batch) -> Result<Option<Ticket>> {
+        let mut ticket = None;
+        for (key, value) in batch.operations() {
+            let one = match value {
+                None => One::tombstone(key),
+                Some(value) => One {
+                    kind: Kind::Set,
+                    expires_at: None,
+                    key,
+                    value,
+                },
+            };
+            let (_, stored) = self.store_one(level, one, When::Always)?;
+            ticket = stored.ticket;
+            if ticket.is_none() {
+                self.settle(stored)?;
+            }
+        }
+        Ok(ticket)
+    }
+
+    fn append_batch(&self, level: Durability, batch: &Batch) -> Result<Option<Ticket>> {
+        let last = batch.len() - 1;
         let mut drafts = Vec::with_capacity(batch.len());
         let mut changes: Vec<Change> = Vec::with_capacity(batch.len());
         let mut bytes = 0;
@@ -408,20 +482,18 @@ impl<F: Fs> Engine<F> {
                 }
                 _ => false,
             };
+            let compact = self.wants_compaction(section);
             drop(guard);
             if late {
-                self.wait(Ticket(lsn))?;
+                return Ok(Some(Ticket(lsn)));
             }
-        } else {
-            section.pending.push(PendingWrite { lsn, changes });
-            drop(guard);
-            self.wait(Ticket(lsn))?;
+            let ticket = None;
+            self.settle(Stored { ticket, compact })?;
+            return Ok(None);
         }
-        let compact = self.wants_compaction(&mut self.section.lock());
-        if compact {
-            self.compact_automatically();
-        }
-        Ok(())
+        section.pending.push(PendingWrite { lsn, changes });
+        self.has_pending.store(true, Ordering::Release);
+        Ok(Some(Ticket(lsn)))
     }
 
     /// Stores one record in the active segment, which has room for it, and makes its bytes readable.

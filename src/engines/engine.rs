@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | get, set, remove, flush | yes | yes | yes, of text; flush does nothing |
 //! | batch | yes | yes | no |
+//! | append without waiting for the disk | yes | appends are not waited for | no |
 //! | scan, len | yes | yes | no |
 //! | compare-and-swap | no | yes | no |
 //! | stats | yes | yes | no |
@@ -110,6 +111,25 @@ pub struct SetOptions {
     pub expires_at_ms: Option<u64>,
 }
 
+/// A place in the order in which an engine makes writes durable: whoever has waited for one has waited
+/// for all before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(u64);
+
+impl Ticket {
+    /// The ticket with this number; an engine counts its own.
+    #[must_use]
+    pub fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
 /// Names and numbers that an engine tells about itself or its work.
 pub type Figures = Vec<(&'static str, u64)>;
 
@@ -166,6 +186,37 @@ pub trait Engine: Clone + Send + Sync + 'static {
     fn write(&self, batch: &Batch) -> EngineResult<()> {
         let _ = batch;
         unsupported(Operation::Batch)
+    }
+
+    /// As [`Engine::write`], but returns when the batch is ordered among all writes and seen by
+    /// [`Engine::newest`], perhaps before it is durable and seen by [`Engine::get`]. The ticket is what
+    /// [`Engine::wait`] must have returned for before anybody is told that the batch is written;
+    /// `None`: it is as durable as it is to be. The default writes.
+    ///
+    /// # Errors
+    /// As [`Engine::set`].
+    fn append(&self, batch: &Batch) -> EngineResult<Option<Ticket>> {
+        self.write(batch)?;
+        Ok(None)
+    }
+
+    /// Returns when everything up to the ticket is as durable as the engine was opened, and seen by
+    /// [`Engine::get`]. The default returns at once.
+    ///
+    /// # Errors
+    /// As [`Engine::flush`]; what became of the writes is then not known.
+    fn wait(&self, ticket: Ticket) -> EngineResult<()> {
+        let _ = ticket;
+        Ok(())
+    }
+
+    /// The newest value under `key`, also one that was only appended, and what must be waited for
+    /// before anybody is told of it. The default is what [`Engine::get`] sees.
+    ///
+    /// # Errors
+    /// As [`Engine::get`].
+    fn newest(&self, key: &[u8]) -> EngineResult<(Option<Self::Value>, Option<Ticket>)> {
+        Ok((self.get(key)?, None))
     }
 
     /// Shows `visit` all pairs whose key begins with `prefix`, until it breaks off.

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::engine::Ticket as Place;
 use crate::engines::engine::{
-    Engine, EngineError, EngineResult, Figures, Operation, SetOptions, Visit,
+    Engine, EngineError, EngineResult, Figures, Operation, SetOptions, Ticket, Visit,
 };
 use crate::engines::kvs_engine::{EngineVisitor, KvsEngine};
 use crate::{Batch, Compaction, Cursor, Error, Options, Result, Store, Value};
@@ -154,6 +155,20 @@ impl Engine for KvStore {
 
     fn write(&self, batch: &Batch) -> EngineResult<()> {
         Ok(self.store.write(batch)?)
+    }
+
+    fn append(&self, batch: &Batch) -> EngineResult<Option<Ticket>> {
+        let ticket = self.store.append(batch)?;
+        Ok(ticket.map(|Place(lsn)| Ticket::new(lsn)))
+    }
+
+    fn wait(&self, ticket: Ticket) -> EngineResult<()> {
+        Ok(self.store.wait(Place(ticket.number()))?)
+    }
+
+    fn newest(&self, key: &[u8]) -> EngineResult<(Option<Value>, Option<Ticket>)> {
+        let (value, ticket) = self.store.newest(key)?;
+        Ok((value, ticket.map(|Place(lsn)| Ticket::new(lsn))))
     }
 
     fn scan(&self, prefix: &[u8], visit: Visit<'_>) -> EngineResult<()> {

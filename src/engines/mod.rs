@@ -25,6 +25,8 @@ mod sled;
 
 #[cfg(feature = "sled")]
 pub use self::sled::SledKvsEngine;
-pub use engine::{Engine, EngineError, EngineResult, Figures, Operation, SetOptions, Visit};
+pub use engine::{
+    Engine, EngineError, EngineResult, Figures, Operation, SetOptions, Ticket, Visit,
+};
 pub use kv_store::KvStore;
 pub use kvs_engine::{EngineVisitor, KvsEngine, StringEngine};
