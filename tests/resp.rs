@@ -614,7 +614,10 @@ fn errors_are_told_in_the_words_of_redis() {
         (&["scan", "x"], "ERR invalid cursor"),
         (&["scan", "-1"], "ERR invalid cursor"),
         (&["scan", "0", "count", "0"], "ERR syntax error"),
-        (&["select", "x"], "ERR invalid DB index"),
+        (
+            &["select", "x"],
+            "ERR value is not an integer or out of range",
+        ),
         (
             &["client", "foo"],
             "ERR unknown subcommand 'foo'. Try CLIENT HELP.",

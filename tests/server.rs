@@ -5,6 +5,8 @@
 //! feature `async`, over tokio. Engines that count or fail stand in for the store where a test needs
 //! to see what reaches it.
 
+#[path = "server/bursts.rs"]
+mod bursts;
 #[path = "server/commands.rs"]
 mod commands;
 #[path = "server/harness.rs"]

@@ -56,8 +56,12 @@ struct Connection<E: Engine> {
     session: Mutex<Session<E>>,
     waits: AtomicU8,
     trusted: AtomicBool,
+    /// A part of a request has come.
+    midway: AtomicBool,
     /// Milliseconds since the start of the driver at which it began to wait.
     since: AtomicU64,
+    /// When the password was first asked for.
+    asked: AtomicU64,
 }
 
 struct Driver<E: Engine> {
@@ -191,9 +195,11 @@ impl<E: Engine> Driver<E> {
                 key,
                 stream,
                 trusted: AtomicBool::new(session.is_trusted()),
+                midway: AtomicBool::new(false),
                 session: Mutex::new(session),
                 waits: AtomicU8::new(READING),
                 since: AtomicU64::new(self.now()),
+                asked: AtomicU64::new(self.now()),
             });
             let weak = Arc::downgrade(&connection);
             client.on_kill(move || {
@@ -264,13 +270,17 @@ impl<E: Engine> Driver<E> {
         let options = &self.shared.options;
         let now = self.now();
         let late = |connection: &Arc<Connection<E>>| {
-            let limit = match connection.waits.load(Ordering::Acquire) {
-                WRITING => Some(options.write_max),
-                READING if !connection.trusted.load(Ordering::Relaxed) => Some(options.auth_max),
-                READING => options.idle_max,
-                _ => None,
+            let is = |what: &AtomicBool| what.load(Ordering::Relaxed);
+            let (since, asked) = (&connection.since, &connection.asked);
+            let (since, limit) = match connection.waits.load(Ordering::Acquire) {
+                WRITING => (since, Some(options.write_max)),
+                // Whatever it sends meanwhile.
+                READING if !is(&connection.trusted) => (asked, Some(options.auth_max)),
+                READING if is(&connection.midway) => (since, Some(options.silence_max())),
+                READING => (since, options.idle_max),
+                _ => (since, None),
             };
-            let waited = now.saturating_sub(connection.since.load(Ordering::Relaxed));
+            let waited = now.saturating_sub(since.load(Ordering::Relaxed));
             limit.is_some_and(|limit| u128::from(waited) > limit.as_millis())
         };
         let all: Vec<_> = self.connections.lock().values().cloned().collect();
@@ -322,20 +332,21 @@ impl<E: Engine> Job<'_, E> {
             match write(&mut session, stream) {
                 Ok(true) => {}
                 Ok(false) => {
-                    let most = self.driver.shared.options.output_bytes_max;
-                    if session.output().len() > most.max(1 << 20) {
-                        return Next::Close;
-                    }
-                    // A slow reader holds none of the store.
-                    session.output().detach();
-                    return Next::Write;
+                    return match session.hold_output() {
+                        true => Next::Write,
+                        false => Next::Close,
+                    };
                 }
                 Err(_) => return Next::Close,
             }
             let turn = session.turn();
+            let trusted = session.is_trusted();
+            if connection.trusted.swap(trusted, Ordering::Relaxed) && !trusted {
+                connection.asked.store(self.driver.now(), Ordering::Relaxed);
+            }
             connection
-                .trusted
-                .store(session.is_trusted(), Ordering::Relaxed);
+                .midway
+                .store(session.is_midway(), Ordering::Relaxed);
             if turn == Turn::More {
                 turns += 1;
                 if turns >= TURNS_MAX {

@@ -1,9 +1,10 @@
 //! Who may change a key now, and who wants to know that it changed.
 //!
-//! A stripe is a lock for all keys of one hash. A connection takes the stripes of all keys that its
-//! burst may write, in order, before it runs it, and lets them go when the burst is committed. So a
-//! read-modify-write and a transaction see no other connection's change in between, and writes to
-//! different stripes still share a sync of the disk. Plain reads take none.
+//! A stripe is a lock for all keys of one hash. A connection whose burst may write, or must see several
+//! keys at one moment, takes the stripes of all keys that the burst names, in order, before it runs it,
+//! and lets them go when its changes are appended, before they are durable. So a read-modify-write and
+//! a transaction see no other connection's change in between, and writes share a sync of the disk also
+//! if they are to the same keys. Bursts of plain reads take none.
 //!
 //! Who writes to the engine beside the server is not kept out.
 

@@ -12,6 +12,8 @@ pub struct ServerOptions {
     pub(crate) limits: Limits,
     pub(crate) clients_max: usize,
     pub(crate) output_bytes_max: usize,
+    pub(crate) buffered_bytes_max: usize,
+    pub(crate) request_max: Duration,
     pub(crate) idle_max: Option<Duration>,
     pub(crate) auth_max: Duration,
     pub(crate) write_max: Duration,
@@ -27,6 +29,8 @@ impl Default for ServerOptions {
             limits: Limits::default(),
             clients_max: 10_000,
             output_bytes_max: 64 << 20,
+            buffered_bytes_max: 1 << 30,
+            request_max: Duration::from_secs(30),
             idle_max: None,
             auth_max: Duration::from_secs(10),
             write_max: Duration::from_secs(30),
@@ -38,7 +42,8 @@ impl Default for ServerOptions {
 }
 
 impl ServerOptions {
-    /// No password, 10,000 connections, 64 MiB of replies waiting a connection.
+    /// No password, 10,000 connections, 64 MiB of replies waiting a connection, 1 GiB of requests and
+    /// replies of all of them.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -74,11 +79,42 @@ impl ServerOptions {
         self
     }
 
+    /// Bytes of all connections together that may wait in memory: requests that have not come whole and
+    /// replies that are not read. Whoever needs more when they are used up is told so and cut off.
+    /// Default: 1 GiB.
+    #[must_use]
+    pub fn buffered_bytes_max(mut self, bytes: usize) -> Self {
+        self.buffered_bytes_max = bytes;
+        self
+    }
+
+    /// Closes connections that have sent a part of a request and nothing more for so long. Default:
+    /// 30 s.
+    #[must_use]
+    pub fn request_max(mut self, silence: Duration) -> Self {
+        self.request_max = silence;
+        self
+    }
+
+    /// How long a connection may take to give the password, if there is one; what it sends meanwhile
+    /// gains no time. Default: 10 s.
+    #[must_use]
+    pub fn auth_max(mut self, auth: Duration) -> Self {
+        self.auth_max = auth;
+        self
+    }
+
     /// Closes connections that send nothing for so long. Default: never.
     #[must_use]
     pub fn idle_max(mut self, idle: Option<Duration>) -> Self {
         self.idle_max = idle;
         self
+    }
+
+    /// How long a connection in the middle of a request may send nothing.
+    pub(crate) fn silence_max(&self) -> Duration {
+        let idle = self.idle_max.unwrap_or(self.request_max);
+        self.request_max.min(idle)
     }
 
     /// How long the end of a server waits for commands that run and replies that are being written.

@@ -6,7 +6,7 @@
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
@@ -193,6 +193,7 @@ async fn connection<E: Engine>(
     let cutter = Arc::clone(&cut);
     client.on_kill(move || cutter.notify_one());
     let options = &shared.options;
+    let (mut trusted, mut asked) = (session.is_trusted(), Instant::now());
     loop {
         let turn = session.turn();
         if !session.output().is_empty() {
@@ -221,9 +222,14 @@ async fn connection<E: Engine>(
             }
             continue;
         }
-        let patience = match session.is_trusted() {
-            true => options.idle_max.unwrap_or(FOR_EVER),
-            false => options.auth_max,
+        if std::mem::replace(&mut trusted, session.is_trusted()) && !trusted {
+            asked = Instant::now();
+        }
+        let patience = match (trusted, session.is_midway()) {
+            // Whatever it sends meanwhile.
+            (false, _) => options.auth_max.saturating_sub(asked.elapsed()),
+            (true, true) => options.silence_max(),
+            (true, false) => options.idle_max.unwrap_or(FOR_EVER),
         };
         let read = tokio::select! {
             read = timeout(patience, stream.read(session.space())) => read,
@@ -254,11 +260,9 @@ async fn write<E: Engine>(
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
             Ok(len) => session.written(len),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                if output.len() > options.output_bytes_max.max(1 << 20) {
+                if !session.hold_output() {
                     return Err(ErrorKind::OutOfMemory.into());
                 }
-                // A slow reader holds none of the store.
-                output.detach();
                 timeout(options.write_max, stream.writable()).await??;
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}

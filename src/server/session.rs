@@ -3,13 +3,15 @@
 //! A driver reads into [`Session::space`], tells how much with [`Session::filled`], calls
 //! [`Session::turn`] until it says [`Turn::Idle`], and writes what waits in [`Session::output`].
 //!
-//! A burst is what was pipelined: up to 128 commands or 256 KiB. It runs under the stripes of all
-//! keys that it may write, over one [`View`], and is committed as one batch before any of it is
-//! answered. If the commit fails, every reply that depends on it becomes its error.
+//! A burst is what was pipelined: up to 128 commands or 256 KiB. If it may write it runs under the
+//! stripes of all keys that it names, over one [`View`], and is appended as one batch; then the stripes
+//! are let go, and it is answered when the batch, and whatever of others it has read, is durable. If
+//! either fails, every reply that rests on it becomes the error.
 //!
 //! Invariants
 //! - Replies stand in the order of their commands.
-//! - Nothing is answered before it is as durable as the engine makes it.
+//! - Nothing is answered before it, and all that it rests on, is as durable as the engine makes it.
+//! - No stripe is held while a sync is waited for.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,7 +23,7 @@ use crate::server::admin;
 use crate::server::execute::{ReplyOf, engine_error, execute, needs, unsupported};
 use crate::server::locks::{Held, Watch};
 use crate::server::shared::{Client, Shared};
-use crate::server::view::View;
+use crate::server::view::{Rests, View};
 
 /// Most commands of one burst, and about the most bytes of their requests.
 const BURST_COMMANDS_MAX: usize = 128;
@@ -86,6 +88,8 @@ pub struct Session<E: Engine> {
     start: usize,
     end: usize,
     output: Output<E::Value>,
+    /// Bytes that the server knows to wait in memory for this connection.
+    buffered: usize,
     /// Runs what may wait for a disk or another connection.
     wait: Wait,
 }
@@ -95,6 +99,7 @@ pub type Wait = fn(&mut dyn FnMut());
 
 impl<E: Engine> Drop for Session<E> {
     fn drop(&mut self) {
+        self.shared.buffers(self.buffered, 0);
         self.shared.leave(&self.state.client);
     }
 }
@@ -124,6 +129,7 @@ impl<E: Engine> Session<E> {
             start: 0,
             end: 0,
             output: Output::new(),
+            buffered: 0,
             wait: |work| work(),
         }
     }
@@ -156,7 +162,37 @@ impl<E: Engine> Session<E> {
             // Grows by what has come, never by what was announced.
             self.input.resize(READ_BYTES.max(2 * self.input.len()), 0);
         }
+        self.account(0);
         &mut self.input[self.end..]
+    }
+
+    /// Tells the server how much waits here: the input, and so many bytes of replies.
+    fn account(&mut self, replies: usize) {
+        let now = self.input.len() + replies;
+        if now != self.buffered {
+            self.shared.buffers(self.buffered, now);
+            self.buffered = now;
+        }
+    }
+
+    /// Replies have to wait until the client reads: copies what of the store they hold, so that a slow
+    /// reader holds none of it. False if they are too many, for one client or for all.
+    pub fn hold_output(&mut self) -> bool {
+        let len = self.output.len();
+        // One reply may always be larger.
+        let most = self.shared.options.output_bytes_max.max(REPLY_BYTES_MAX);
+        let more = (self.input.len() + len).saturating_sub(self.buffered);
+        if len > most || !self.shared.has_room(more) {
+            return false;
+        }
+        self.output.detach();
+        self.account(len);
+        true
+    }
+
+    /// Whether a part of a request has come.
+    pub fn is_midway(&self) -> bool {
+        self.start < self.end
     }
 
     /// So many bytes were read into the room.
@@ -239,17 +275,25 @@ impl<E: Engine> Session<E> {
             self.parser = RequestParser::new(self.limits());
             return Turn::More;
         }
+        let waits = self.end - self.start;
         if let Some(error) = refused
             && !self.state.closing
         {
-            let reply = Reply::error(format_args!("ERR {error}"));
-            self.output.encode(reply, self.state.version);
-            self.state.closing = true;
+            self.close_with(&format!("ERR {error}"));
+        } else if end == Turn::Idle && waits > KEPT_BYTES_MAX && !self.shared.has_room(waits) {
+            // As much again as there is: that is how the buffer grows.
+            self.close_with("ERR out of memory for requests");
         }
         match self.state.closing {
             true => Turn::Close,
             false => end,
         }
+    }
+
+    /// Says why nothing more is read.
+    fn close_with(&mut self, text: &str) {
+        self.output.encode(Reply::error(text), self.state.version);
+        self.state.closing = true;
     }
 
     fn limits(&self) -> Limits {
@@ -277,42 +321,45 @@ impl<E: Engine> Session<E> {
         let engine = &shared.engine;
         let batches = engine.supports(Operation::Batch);
         let mut held = shared.locks.lock(stripes);
-        let mut view = View::new(engine);
-        let mut replies: Vec<Pending<E>> = Vec::with_capacity(requests.len());
-        // Replies that are true only if the changes so far are committed.
-        let mut depending = Vec::new();
+        let mut view = View::new(engine, !stripes.is_empty());
+        let mut replies = Replies::with_capacity(requests.len());
         let mut reply_bytes = 0;
         for request in requests {
             if request[0].eq_ignore_ascii_case(b"watch") && view.changed() > 0 {
                 // What was changed before is no change of what is watched from here on.
-                commit(&mut view, &mut held, &mut replies, &mut depending);
+                append(&mut view, &mut held, &mut replies);
             }
             let reply = self.state.answer(request, &shared, &mut view, &mut held);
             let mode = self.state.mode;
             if mode == ReplyMode::Skip && !is_reply_skip(request) {
                 self.state.mode = ReplyMode::On;
             }
-            if view.take_depends() {
-                depending.push(replies.len());
-            }
             reply_bytes += size(&reply);
-            replies.push(Pending {
-                reply: (mode == ReplyMode::On).then_some(reply),
-                version: self.state.version,
-            });
+            replies.push(
+                Pending {
+                    reply: (mode == ReplyMode::On).then_some(reply),
+                    version: self.state.version,
+                },
+                view.take_rests(),
+            );
             if !batches {
-                commit(&mut view, &mut held, &mut replies, &mut depending);
+                append(&mut view, &mut held, &mut replies);
             }
             if self.state.closing || reply_bytes > REPLY_BYTES_MAX {
                 break;
             }
         }
-        commit(&mut view, &mut held, &mut replies, &mut depending);
+        append(&mut view, &mut held, &mut replies);
         drop(held);
+        if let Some(ticket) = view.ticket()
+            && let Err(error) = engine.wait(ticket)
+        {
+            replies.fail_appended(engine, &error);
+        }
         self.parser.set_limits(self.limits());
-        let ran = replies.len();
+        let ran = replies.list.len();
         shared.counters.add(|c| &c.commands, ran as u64);
-        for Pending { reply, version } in replies {
+        for Pending { reply, version } in replies.list {
             let Some(reply) = reply else { continue };
             if matches!(reply, Reply::Error(_)) {
                 shared.counters.add(|c| &c.errors, 1);
@@ -322,11 +369,16 @@ impl<E: Engine> Session<E> {
         ran
     }
 
-    /// The stripes of all keys that the burst may write, or must find unchanged.
+    /// The stripes of all keys that the burst names, if it may write or must see several keys at one
+    /// moment; else none.
+    ///
+    /// Also of those that it only reads: whoever writes and then reads must not miss what another, who
+    /// does the same the other way round, has written.
     fn stripes(&self, requests: &[&[&[u8]]]) -> Vec<usize> {
         let locks = &self.shared.locks;
         let mut stripes = Vec::new();
         let mut transaction = self.state.queue.is_some();
+        let mut alone = true;
         let mut add = |spec: &Spec, request: &[&[u8]]| {
             let keys = spec.key_positions(request.len());
             stripes.extend(keys.map(|at| locks.stripe(request[at])));
@@ -336,7 +388,14 @@ impl<E: Engine> Session<E> {
                 continue;
             };
             transaction |= spec.name == "multi";
-            if spec.writes || transaction || spec.name == "watch" {
+            let several = spec.key_positions(request.len()).nth(1).is_some();
+            alone &= !(spec.writes || several || spec.name == "watch");
+        }
+        if alone && !transaction {
+            return stripes;
+        }
+        for request in requests {
+            if let Some(spec) = lookup(request[0]) {
                 add(spec, request);
             }
         }
@@ -361,6 +420,60 @@ struct Pending<E: Engine> {
     version: Version,
 }
 
+/// The replies of a burst, and which of them may still become an error.
+struct Replies<E: Engine> {
+    list: Vec<Pending<E>>,
+    /// Those that rest on changes that are not appended yet.
+    on_changes: Vec<usize>,
+    /// Those that rest on what is appended and not durable yet.
+    on_appended: Vec<usize>,
+}
+
+impl<E: Engine> Replies<E> {
+    fn with_capacity(count: usize) -> Self {
+        Self {
+            list: Vec::with_capacity(count),
+            on_changes: Vec::new(),
+            on_appended: Vec::new(),
+        }
+    }
+
+    fn push(&mut self, reply: Pending<E>, rests: Rests) {
+        let at = self.list.len();
+        self.on_changes.extend(rests.on_changes.then_some(at));
+        self.on_appended.extend(rests.on_appended.then_some(at));
+        self.list.push(reply);
+    }
+
+    /// The changes so far are appended, and are to be waited for or not.
+    fn appended(&mut self, waits: bool) {
+        if waits {
+            self.on_appended.append(&mut self.on_changes);
+        }
+        self.on_changes.clear();
+    }
+
+    /// The changes so far could not be appended.
+    fn fail_changes(&mut self, engine: &E, error: &EngineError) {
+        for at in std::mem::take(&mut self.on_changes) {
+            self.fail(at, engine, error);
+        }
+    }
+
+    /// What was appended has not become durable.
+    fn fail_appended(&mut self, engine: &E, error: &EngineError) {
+        for at in std::mem::take(&mut self.on_appended) {
+            self.fail(at, engine, error);
+        }
+    }
+
+    fn fail(&mut self, at: usize, engine: &E, error: &EngineError) {
+        if let Some(reply) = &mut self.list[at].reply {
+            *reply = engine_error(engine, error);
+        }
+    }
+}
+
 /// Whether a command may take long on a large store.
 fn is_long(request: &[&[u8]]) -> bool {
     let name = lookup(request[0]).map_or("", |spec| spec.name);
@@ -378,25 +491,16 @@ fn size<V: AsRef<[u8]>>(reply: &Reply<V>) -> usize {
 }
 
 /// Gives the changes to the engine and tells those who watch; a failure becomes the answer of all
-/// that depend on it.
-fn commit<E: Engine>(
-    view: &mut View<'_, E>,
-    held: &mut Held<'_>,
-    replies: &mut [Pending<E>],
-    depending: &mut Vec<usize>,
-) {
-    let outcome = view.commit();
+/// that rest on it.
+fn append<E: Engine>(view: &mut View<'_, E>, held: &mut Held<'_>, replies: &mut Replies<E>) {
+    let outcome = view.append();
     // Also after a failure: what became of them is not known for every error.
     view.changed_keys().for_each(|key| held.changed(key));
     view.clear();
-    if let Err(error) = outcome {
-        for at in depending.iter() {
-            if let Some(reply) = &mut replies[*at].reply {
-                *reply = engine_error(view.engine, &error);
-            }
-        }
+    match outcome {
+        Ok(waits) => replies.appended(waits),
+        Err(error) => replies.fail_changes(view.engine, &error),
     }
-    depending.clear();
 }
 
 fn is_reply_skip(request: &[&[u8]]) -> bool {
@@ -440,7 +544,14 @@ impl State {
                     CommandError::Arity { command } => !counted || command.contains('|'),
                     _ => false,
                 };
-                if refused {
+                if refused && name == "exec" {
+                    self.queue = None;
+                    self.unwatch();
+                    let error = error.to_string();
+                    let error = error.strip_prefix("ERR ").unwrap_or(&error);
+                    let text = "EXECABORT Transaction discarded because of: ";
+                    return Reply::error(format_args!("{text}{error}"));
+                } else if refused {
                     self.spoil();
                 } else if let Some(reply) = self.queue(request) {
                     return reply;
@@ -506,7 +617,12 @@ impl State {
             (Command::Watch(_), Some(_)) => refuse("WATCH inside MULTI is not allowed"),
             (Command::Watch(keys), None) => {
                 let watch = self.watch.get_or_insert_default();
-                keys.iter().for_each(|key| held.watch(key, watch));
+                for key in keys {
+                    held.watch(key, watch);
+                    // Who has been told that it is watched must not read what was there before a
+                    // change that the watch did not see. What cannot be read is said by who reads it.
+                    let _ = view.contains(key);
+                }
                 self.watched.extend(keys.iter().map(|key| key.to_vec()));
                 Some(Reply::OK)
             }
@@ -555,7 +671,7 @@ impl State {
         held: &mut Held<'_>,
     ) -> ReplyOf<E> {
         let watch = self.watch.take();
-        self.watched.clear();
+        let watched = std::mem::take(&mut self.watched);
         if queue.spoiled {
             let text = b"EXECABORT Transaction discarded because of previous errors.";
             return Reply::Error(text[..].into());
@@ -565,6 +681,10 @@ impl State {
             view.changed_keys().for_each(|key| held.changed(key));
         }
         if watch.is_some_and(|watch| watch.has_changed()) {
+            // Who has been told that they changed must not read what was there before.
+            for key in &watched {
+                let _ = view.contains(key);
+            }
             return Reply::NullArray;
         }
         let mut replies = Vec::with_capacity(queue.requests.len());

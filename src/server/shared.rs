@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -95,6 +95,8 @@ pub struct Shared<E> {
     pub locks: Locks,
     pub counters: Counters,
     pub since: Instant,
+    /// Bytes of requests and replies that wait in memory.
+    buffered_bytes: AtomicUsize,
     /// Where it listens.
     pub addr: Mutex<Option<SocketAddr>>,
     next_id: AtomicU64,
@@ -109,6 +111,7 @@ impl<E> Shared<E> {
             locks: Locks::default(),
             counters: Counters::default(),
             since: Instant::now(),
+            buffered_bytes: AtomicUsize::new(0),
             addr: Mutex::new(None),
             next_id: AtomicU64::new(1),
             clients: Mutex::default(),
@@ -141,6 +144,18 @@ impl<E> Shared<E> {
         });
         clients.insert(client.id, Arc::clone(&client));
         Some(client)
+    }
+
+    /// What waits of one connection was so many bytes and is now so many.
+    pub fn buffers(&self, before: usize, now: usize) {
+        self.buffered_bytes.fetch_add(now, Ordering::Relaxed);
+        self.buffered_bytes.fetch_sub(before, Ordering::Relaxed);
+    }
+
+    /// Whether so many bytes more may wait.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        let all = self.buffered_bytes.load(Ordering::Relaxed);
+        all.saturating_add(bytes) <= self.options.buffered_bytes_max
     }
 
     pub fn leave(&self, client: &Client) {

@@ -2,14 +2,16 @@
 //! changed so far.
 //!
 //! Changes are kept here and given to the engine together, as one batch, so that a burst of durable
-//! writes waits for the disk once. The stripes of all keys that are written are held meanwhile, so
-//! nobody else changes them in between.
+//! writes waits for the disk once. A burst that writes holds the stripes of all keys it names until
+//! they are appended, so nobody else changes them in between; it reads what others have appended, also
+//! what is not durable yet, and then must wait for that too before it answers. A burst that holds no
+//! stripe reads what is durable.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use crate::Batch;
-use crate::engines::{Engine, EngineResult, Operation, SetOptions};
+use crate::engines::{Engine, EngineResult, Operation, SetOptions, Ticket};
 
 /// A value that was read.
 pub enum Found<V> {
@@ -38,23 +40,65 @@ impl<V: AsRef<[u8]>> Found<V> {
 /// See the head of this file.
 pub struct View<'a, E> {
     pub engine: &'a E,
+    /// Reads see what is appended and not durable yet.
+    deep: bool,
     changes: HashMap<Vec<u8>, Option<Vec<u8>>>,
-    /// Something was changed, or read from what was changed, since this was last asked.
-    depends: bool,
+    /// What the answers since this was last asked rest on.
+    rests: Rests,
+    /// The last of what must be waited for.
+    ticket: Option<Ticket>,
+}
+
+/// What an answer rests on besides what is durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rests {
+    /// Changes of this burst that are not appended yet.
+    pub on_changes: bool,
+    /// What somebody, or an earlier part of this burst, has appended.
+    pub on_appended: bool,
 }
 
 impl<'a, E: Engine> View<'a, E> {
-    pub fn new(engine: &'a E) -> Self {
+    /// `deep`: reads see what others have appended; the stripes of all keys are held.
+    pub fn new(engine: &'a E, deep: bool) -> Self {
         Self {
             engine,
+            deep,
             changes: HashMap::new(),
-            depends: false,
+            rests: Rests::default(),
+            ticket: None,
         }
     }
 
-    /// Whether what ran since the last call is true only if the commit succeeds.
-    pub fn take_depends(&mut self) -> bool {
-        std::mem::take(&mut self.depends)
+    /// What the answers since the last call rest on.
+    pub fn take_rests(&mut self) -> Rests {
+        std::mem::take(&mut self.rests)
+    }
+
+    /// What must be waited for before any of it is told.
+    pub fn ticket(&self) -> Option<Ticket> {
+        self.ticket
+    }
+
+    /// What `get` shows: of the engine alone.
+    fn stored(&mut self, key: &[u8]) -> EngineResult<Option<E::Value>> {
+        if !self.deep {
+            return self.engine.get(key);
+        }
+        let (value, ticket) = self.engine.newest(key)?;
+        if ticket.is_some() {
+            self.rests.on_appended = true;
+            self.ticket = self.ticket.max(ticket);
+        }
+        Ok(value)
+    }
+
+    /// Waits until all that was read is durable: from then on the engine shows it to everybody.
+    fn settle(&self) -> EngineResult<()> {
+        match self.ticket {
+            Some(ticket) => self.engine.wait(ticket),
+            None => Ok(()),
+        }
     }
 
     /// How many keys are changed.
@@ -70,20 +114,20 @@ impl<'a, E: Engine> View<'a, E> {
         if !self.changes.is_empty()
             && let Some(change) = self.changes.get(key)
         {
-            self.depends = true;
+            self.rests.on_changes = true;
             return Ok(change.clone().map(Found::Changed));
         }
-        Ok(self.engine.get(key)?.map(Found::Stored))
+        Ok(self.stored(key)?.map(Found::Stored))
     }
 
     pub fn contains(&mut self, key: &[u8]) -> EngineResult<bool> {
         if !self.changes.is_empty()
             && let Some(change) = self.changes.get(key)
         {
-            self.depends = true;
+            self.rests.on_changes = true;
             return Ok(change.is_some());
         }
-        Ok(self.engine.get(key)?.is_some())
+        Ok(self.stored(key)?.is_some())
     }
 
     pub fn set(&mut self, key: &[u8], value: Vec<u8>) -> EngineResult<()> {
@@ -93,7 +137,7 @@ impl<'a, E: Engine> View<'a, E> {
             let len = key.len();
             return Err(crate::Error::KeyTooLong { len, max }.into());
         }
-        self.depends = true;
+        self.rests.on_changes = true;
         self.changes.insert(key.to_vec(), Some(value));
         Ok(())
     }
@@ -101,16 +145,17 @@ impl<'a, E: Engine> View<'a, E> {
     pub fn remove(&mut self, key: &[u8]) -> EngineResult<bool> {
         let there = self.contains(key)?;
         if there {
-            self.depends = true;
+            self.rests.on_changes = true;
             self.changes.insert(key.to_vec(), None);
         }
         Ok(there)
     }
 
     pub fn len(&mut self) -> EngineResult<u64> {
+        self.settle()?;
         let mut len = self.engine.len()?;
         for (key, change) in &self.changes {
-            self.depends = true;
+            self.rests.on_changes = true;
             match (self.engine.get(key)?.is_some(), change) {
                 (false, Some(_)) => len += 1,
                 (true, None) => len = len.saturating_sub(1),
@@ -126,6 +171,7 @@ impl<'a, E: Engine> View<'a, E> {
         prefix: &[u8],
         visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
     ) -> EngineResult<()> {
+        self.settle()?;
         let mut go_on = ControlFlow::Continue(());
         let changes = &self.changes;
         self.engine.scan(prefix, &mut |key, _| {
@@ -135,7 +181,7 @@ impl<'a, E: Engine> View<'a, E> {
             go_on = visit(key);
             go_on
         })?;
-        self.depends |= !changes.is_empty();
+        self.rests.on_changes |= !changes.is_empty();
         let new = changes.iter().filter(|(_, change)| change.is_some());
         for (key, _) in new.filter(|(key, _)| key.starts_with(prefix)) {
             if go_on.is_break() {
@@ -172,21 +218,21 @@ impl<'a, E: Engine> View<'a, E> {
         Ok(next)
     }
 
-    /// Gives the changes to the engine and returns when they are as durable as it makes them: all or
-    /// none if it has batches, else one by one.
-    pub fn commit(&mut self) -> EngineResult<()> {
+    /// Gives the changes to the engine: all or none if it has batches, else one by one. True if they
+    /// must be waited for.
+    pub fn append(&mut self) -> EngineResult<bool> {
         let changes = &self.changes;
-        if changes.len() == 1 || !self.engine.supports(Operation::Batch) {
+        if !self.engine.supports(Operation::Batch) {
             for (key, change) in changes {
                 match change {
                     Some(value) => self.engine.set(key, value, SetOptions::default())?,
                     None => drop(self.engine.remove(key)?),
                 }
             }
-            return Ok(());
+            return Ok(false);
         }
         if changes.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let mut batch = Batch::new();
         for (key, change) in changes {
@@ -195,7 +241,9 @@ impl<'a, E: Engine> View<'a, E> {
                 None => batch.remove(key),
             };
         }
-        self.engine.write(&batch)
+        let ticket = self.engine.append(&batch)?;
+        self.ticket = self.ticket.max(ticket);
+        Ok(ticket.is_some())
     }
 
     /// Forgets the changes.

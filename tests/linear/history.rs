@@ -34,6 +34,8 @@ pub enum Op {
     Add { key: usize, by: i64, sum: i64 },
     /// `write` of a batch.
     Batch { writes: Vec<(usize, Option<i64>)> },
+    /// Several at one moment.
+    Together { ops: Vec<Op> },
 }
 
 impl Op {
@@ -79,6 +81,7 @@ impl Op {
                 }
                 true
             }
+            Self::Together { ops } => ops.iter().all(|op| op.apply(state)),
         }
     }
 
@@ -95,6 +98,10 @@ impl Op {
                 return Some(Self::Batch {
                     writes: vec![(0, last.1)],
                 });
+            }
+            Self::Together { ops } => {
+                let ops: Vec<Self> = ops.iter().filter_map(|op| op.of_key(wanted)).collect();
+                return (!ops.is_empty()).then_some(Self::Together { ops });
             }
             Self::Read { key, .. }
             | Self::Set { key, .. }

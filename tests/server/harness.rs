@@ -62,11 +62,21 @@ impl Drop for Running {
 }
 
 pub fn start<E: KvsEngine>(driver: Driver, engine: E, options: ServerOptions) -> Running {
+    start_with(2, driver, engine, options)
+}
+
+/// With so many threads: one for each burst that waits at once, if the driver is the blocking one.
+pub fn start_with<E: KvsEngine>(
+    threads: u32,
+    driver: Driver,
+    engine: E,
+    options: ServerOptions,
+) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     let (stopper, thread) = match driver {
         Driver::Blocking => {
-            let pool = SharedQueueThreadPool::new(2).unwrap();
+            let pool = SharedQueueThreadPool::new(threads).unwrap();
             let server = KvsServer::new(engine, pool).options(options);
             let stopper = server.stopper();
             (stopper, std::thread::spawn(move || server.run_on(listener)))

@@ -289,3 +289,176 @@ fn a_limit_of_the_options_is_the_limit() {
         assert!(ask(&mut running.client(), "MGET a b c").contains("invalid multibulk length"));
     }
 }
+
+/// Sends a byte now and then until the server closes; how long that took.
+fn drip(mut socket: TcpStream, bytes: &[u8]) -> Duration {
+    let started = Instant::now();
+    socket
+        .set_read_timeout(Some(Duration::from_millis(20)))
+        .unwrap();
+    for byte in bytes {
+        if socket.write_all(&[*byte]).is_err() {
+            break;
+        }
+        match socket.read(&mut [0; 64]) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => break,
+        }
+    }
+    started.elapsed()
+}
+
+#[test]
+fn nobody_gains_time_for_the_password_by_sending_slowly() {
+    for driver in DRIVERS {
+        let _told = Told(*driver);
+        let options = ServerOptions::new()
+            .password("secret")
+            .auth_max(Duration::from_millis(300));
+        let running = start(*driver, in_memory(), options);
+        // Forty seconds of it, if it were let.
+        let took = drip(running.socket(), &b"*1\r\n$4\r\nPING\r\n".repeat(140));
+        assert!(took < Duration::from_secs(10), "{took:?}");
+        // Who is in stays in, and out again must hurry again.
+        let mut client = running.client();
+        assert_eq!(ask(&mut client, "AUTH secret"), "OK");
+        std::thread::sleep(Duration::from_millis(1200));
+        assert_eq!(ask(&mut client, "PING"), "PONG");
+        assert_eq!(ask(&mut client, "RESET"), "RESET");
+        assert_eq!(ask(&mut client, "AUTH secret"), "OK");
+    }
+}
+
+#[test]
+fn half_a_request_is_not_waited_for_without_end() {
+    for driver in DRIVERS {
+        let _told = Told(*driver);
+        let options = ServerOptions::new().request_max(Duration::from_millis(100));
+        let running = start(*driver, in_memory(), options);
+        let mut idle = running.client();
+        let mut socket = running.socket();
+        socket.write_all(b"*2\r\n$3\r\nGET\r\n$5\r\nab").unwrap();
+        let started = Instant::now();
+        assert_eq!(until_closed(socket), b"");
+        assert!(started.elapsed() < PATIENCE / 2);
+        assert_eq!(
+            ask(&mut idle, "PING"),
+            "PONG",
+            "between requests there is time"
+        );
+    }
+}
+
+#[test]
+fn all_connections_together_have_a_limit_of_memory() {
+    for driver in DRIVERS {
+        let _told = Told(*driver);
+        let options = ServerOptions::new().buffered_bytes_max(3 << 20);
+        let running = start(*driver, in_memory(), options);
+        let mut other = running.client();
+        let mut halves = Vec::new();
+        let mut refused = 0;
+        for _ in 0..8 {
+            let mut socket = running.socket();
+            let _ = socket.write_all(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2000000\r\n");
+            let _ = socket.write_all(&vec![b'x'; 1_000_000]);
+            halves.push(socket);
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(ask(&mut other, "SET a 1"), "OK", "small ones go on");
+        for mut socket in halves {
+            socket
+                .set_read_timeout(Some(Duration::from_millis(50)))
+                .unwrap();
+            let mut said = [0; 64];
+            match socket.read(&mut said) {
+                Ok(len) => {
+                    let said = &said[..len];
+                    assert!(
+                        said.is_empty() || said == b"-ERR out of memory for requests\r\n",
+                        "{}",
+                        said.escape_ascii()
+                    );
+                    refused += 1;
+                }
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => refused += 1,
+                Err(_) => {}
+            }
+        }
+        assert!((1..8).contains(&refused), "{refused} of 8 were refused");
+        // All of it is free again.
+        let until = Instant::now() + PATIENCE;
+        let large = "v".repeat(1_000_000);
+        while other.call(&["SET", "a", &large]).is_err() {
+            assert!(Instant::now() < until, "what was cut off still counts");
+            other = running.client();
+        }
+    }
+}
+
+/// What a client sends comes back in many errors: it must not become a reply of its own.
+#[test]
+fn nothing_that_is_said_back_ends_its_line() {
+    everywhere(|running| {
+        let evil: [&[u8]; 6] = [
+            b"x\r\n+OK\r\n",
+            b"\r\n$5\r\nhello\r\n",
+            b"a\0b\r\n",
+            b"\n-ERR no\n",
+            b"\r\r\n\n",
+            b"+\r\n:1\r\n*0\r\n",
+        ];
+        let forms = "? | ? ? | GET ? ? | CLIENT ? | CLIENT SETNAME ? | CLIENT KILL ? | CLIENT REPLY ? | CONFIG ? \
+            | CONFIG GET ? | COMMAND ? | COMMAND GETKEYS ? | COMMAND INFO ? | HELLO ? | HELLO 3 SETNAME ? \
+            | HELLO 3 AUTH ? ? | AUTH ? | SELECT ? | INCRBY k ? | SET k v ? | SETRANGE k ? v | ECHO ? | PING ? \
+            | CLIENT SETINFO LIB-NAME ? | CLIENT SETINFO ? x | INFO ? | KEYS ? | SCAN ? | KVS.CAS k ? x \
+            | TTL ? | EXPIRE k 1 ? | MULTI ?";
+        for form in forms.split('|') {
+            for evil in evil {
+                let word = |word: &'static str| match word {
+                    "?" => evil.to_vec(),
+                    word => word.as_bytes().to_vec(),
+                };
+                let request: Vec<Vec<u8>> = form.split_ascii_whitespace().map(word).collect();
+                let mut client = running.client();
+                let pipeline = client.pipeline().arg(&request[..]).arg(["ECHO", "end"]);
+                // `CLIENT REPLY` alone may take a reply away.
+                let replies = pipeline.run().unwrap();
+                let shown: Vec<String> = request
+                    .iter()
+                    .map(|a| a.escape_ascii().to_string())
+                    .collect();
+                assert_eq!(replies[1], Reply::bulk("end"), "{shown:?}: {replies:?}");
+                let mut list = running.client();
+                let Reply::Bulk(list) = list.call(&["CLIENT", "LIST"]).unwrap() else {
+                    panic!("a list of clients");
+                };
+                let lines = String::from_utf8_lossy(&list).into_owned();
+                assert!(
+                    lines.lines().all(|line| line.starts_with("id=")),
+                    "{shown:?}: {lines}"
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn a_pattern_has_a_limit() {
+    everywhere(|running| {
+        let mut client = running.client();
+        client.set("k".repeat(60_000), "1").unwrap();
+        let pattern = format!("*{}", "a*".repeat(511));
+        let started = Instant::now();
+        assert_eq!(
+            client.call(&["KEYS", &pattern]).unwrap(),
+            Reply::Array(vec![])
+        );
+        assert!(started.elapsed() < PATIENCE);
+        let pattern = format!("[{}]*", "x".repeat(10_000));
+        let reply = client.call(&["KEYS", &pattern]).unwrap();
+        assert_eq!(reply, Reply::Error(b"ERR pattern too long"[..].into()));
+    });
+}

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use kvs::Durability;
@@ -47,7 +48,8 @@ pub struct Args {
     dir: Option<PathBuf>,
 
     /// When a write is answered (engine kvs): once the system has it, which survives a killed
-    /// process; or once the disk has it, which survives a power cut
+    /// process, as does the like with the disk a second behind at most; or once the disk has it,
+    /// which survives a power cut
     #[arg(long, value_enum, default_value_t = Level::Os)]
     pub durability: Level,
 
@@ -98,6 +100,8 @@ pub enum Runtime {
 pub enum Level {
     /// The operating system has it
     Os,
+    /// The operating system has it, and the disk within a second
+    Interval,
     /// The disk has it
     Sync,
 }
@@ -106,6 +110,7 @@ impl Level {
     pub fn level(self) -> Durability {
         match self {
             Self::Os => Durability::Os,
+            Self::Interval => Durability::Interval(Duration::from_secs(1)),
             Self::Sync => Durability::Sync,
         }
     }

@@ -24,7 +24,7 @@ use kvs::{Error, KvStore, KvsEngine, Options};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use args::{Args, EngineName, Runtime};
+use args::{Args, EngineName, Level, Runtime};
 use exit::Failure;
 
 /// How long start waits for a lock or an address that a server before it may still hold.
@@ -47,7 +47,17 @@ fn log(line: std::fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "kvs-server: {line}");
 }
 
+/// As many open files as the system allows this account: every connection is one.
+fn allow_many_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // With fewer, connections wait for each other.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
 fn run(args: &Args) -> Result<(), Failure> {
+    allow_many_files();
     let password = args.password()?;
     args.check_exposure(password.is_some())?;
     let dir = args.dir();
@@ -56,7 +66,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         source,
     })?;
     let engine = directory::choose(&dir, args.engine)?;
-    if engine == EngineName::Sled && args.durability.waits() {
+    if engine == EngineName::Sled && args.durability != Level::Os {
         return Err(Failure::NoLevels { engine });
     }
     log(format_args!(

@@ -87,9 +87,7 @@ fn parse<'a>(spec: &'static Spec, rest: &[&'a [u8]]) -> Result<Command<'a>> {
                     replace = true;
                 } else if is(option, "DB") {
                     let db = options.next().ok_or(CommandError::Syntax)?;
-                    if number(db)? != 0 {
-                        return Err(CommandError::Other("DB index is out of range"));
-                    }
+                    database(db)?;
                 } else {
                     return Err(CommandError::Syntax);
                 }
@@ -178,9 +176,7 @@ fn parse<'a>(spec: &'static Spec, rest: &[&'a [u8]]) -> Result<Command<'a>> {
         },
         ("reset", []) => Command::Reset,
         ("scan", [cursor, options @ ..]) => Command::Scan(scan(cursor, options)?),
-        ("select", [db]) => {
-            Command::Select(integer(db).ok_or(CommandError::Other("invalid DB index"))?)
-        }
+        ("select", [db]) => Command::Select(database(db)?),
         ("set", [key, value, options @ ..]) => {
             let mut set = Options::default();
             set.read(spec, options, true)?;
@@ -498,6 +494,19 @@ fn config<'a>(part: &'a [u8], rest: &[&'a [u8]]) -> Result<Command<'a>> {
             });
         }
     })
+}
+
+/// The number of a database: there is one.
+fn database(text: &[u8]) -> Result<i64> {
+    let db = number(text)?;
+    if i32::try_from(db).is_err() {
+        let text = "value is out of range, value must between -2147483648 and 2147483647";
+        return Err(CommandError::Other(text));
+    }
+    match db {
+        0 => Ok(db),
+        _ => Err(CommandError::Other("DB index is out of range")),
+    }
 }
 
 fn cas<'a>(key: &'a [u8], rest: &[&'a [u8]]) -> Result<Cas<'a>> {

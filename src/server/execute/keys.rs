@@ -108,7 +108,18 @@ pub fn random<E: Engine>(view: &mut View<'_, E>) -> Answer<E> {
     Ok(found.map_or(Reply::Null, Reply::Bulk))
 }
 
+/// Longest pattern: the time for one key is at most the product of both lengths.
+const PATTERN_BYTES_MAX: usize = 1024;
+
+fn check_pattern(pattern: &[u8]) -> Result<(), CommandError> {
+    match pattern.len() <= PATTERN_BYTES_MAX {
+        true => Ok(()),
+        false => Err(CommandError::Other("pattern too long")),
+    }
+}
+
 pub fn keys<E: Engine>(view: &mut View<'_, E>, pattern: &[u8]) -> Answer<E> {
+    check_pattern(pattern)?;
     let mut found = Vec::new();
     let mut left = KEYS_BYTES_MAX;
     let mut too_many = false;
@@ -134,6 +145,7 @@ pub fn keys<E: Engine>(view: &mut View<'_, E>, pattern: &[u8]) -> Answer<E> {
 }
 
 pub fn scan<E: Engine>(view: &mut View<'_, E>, scan: &Scan<'_>) -> Answer<E> {
+    scan.pattern.map_or(Ok(()), check_pattern)?;
     let mut found = Vec::new();
     let strings = scan
         .kind

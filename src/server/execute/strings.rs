@@ -223,7 +223,7 @@ fn decimal(text: &[u8]) -> Option<(i128, usize)> {
     if whole.is_empty() && fraction.is_empty()
         || !all_digits(whole)
         || !all_digits(fraction)
-        || whole.len() > 18
+        || whole.len() > 19
         || fraction.len() > FRACTION_MAX
     {
         return None;
@@ -293,7 +293,7 @@ mod tests {
             "1 ",
             "--1",
             "1.2.3",
-            "1234567890123456789",
+            "12345678901234567890",
         ] {
             assert_eq!(decimal(bad.as_bytes()), None, "{bad}");
         }
