@@ -4,9 +4,17 @@
 //! connection; every reply must be the same byte for byte, errors included, in both versions of the
 //! protocol, one by one and pipelined. Then `redis-cli` and `redis-benchmark` are let loose.
 //!
+//! Elsewhere: every command with arguments that it refuses (`redis/conform.rs`), clients that programs
+//! use (`redis/clients.rs`).
+//!
 //! Needs `redis-server`, `redis-cli` and `redis-benchmark` (Debian: redis-server, redis-tools).
 //! `KVS_REDIS_SEED=n` is another seed, `KVS_REDIS_ROUNDS=n` another number of rounds.
 #![allow(clippy::print_stdout)]
+
+#[path = "redis/clients.rs"]
+mod clients;
+#[path = "redis/conform.rs"]
+mod conform;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -39,13 +47,25 @@ struct Kvs {
     addr: SocketAddr,
     stopper: Stopper,
     thread: Option<std::thread::JoinHandle<kvs::Result<()>>>,
+    _dir: Option<tempfile::TempDir>,
 }
 
 impl Kvs {
     fn start() -> Self {
+        Self::start_with(Options::new().open_in_memory().unwrap(), None)
+    }
+
+    /// Over a store in a directory.
+    fn start_at(level: kvs::Durability) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Options::new().durability(level).open(dir.path()).unwrap();
+        Self::start_with(store, Some(dir))
+    }
+
+    fn start_with(store: kvs::Store, dir: Option<tempfile::TempDir>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
-        let engine = KvStore::from_store(Options::new().open_in_memory().unwrap());
+        let engine = KvStore::from_store(store);
         let server = KvsServer::new(engine, SharedQueueThreadPool::new(2).unwrap());
         let stopper = server.stopper();
         let thread = Some(std::thread::spawn(move || server.run_on(listener)));
@@ -53,6 +73,7 @@ impl Kvs {
             addr,
             stopper,
             thread,
+            _dir: dir,
         }
     }
 }
