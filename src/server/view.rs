@@ -202,13 +202,14 @@ impl<'a, E: Engine> View<'a, E> {
         count: u64,
         visit: &mut dyn FnMut(&[u8]),
     ) -> EngineResult<u64> {
+        self.settle()?;
         let changes = &self.changes;
         let next = self.engine.scan_from(cursor, count, &mut |key| {
             if !matches!(changes.get(key), Some(None)) {
                 visit(key);
             }
         })?;
-        self.depends |= !changes.is_empty();
+        self.rests.on_changes |= !changes.is_empty();
         let new = changes.iter().filter(|(_, change)| change.is_some());
         for (key, _) in new.filter(|_| cursor == 0) {
             if self.engine.get(key)?.is_none() {
