@@ -4,8 +4,13 @@
 //! short as can be and printed: pasted into `run`, it fails again.
 //!
 //! `KVS_MODEL_CASES=n` runs n lists per test instead of 170.
+//!
+//! What a program can do to a store is among the operations, or stands in a list of exceptions with a
+//! reason: the last test compares the public methods with what the model calls.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use kvs::Durability;
@@ -79,4 +84,159 @@ fn arbitrary_bytes_are_operations_that_the_store_survives() {
         (Op::decode_all(&bytes), setup)
     });
     compare("bytes", cases(), lists);
+}
+
+/// Public methods, and how the model does the same: text of its sources.
+const IN_MODEL: &[(&str, &str)] = &[
+    ("Batch::new", "Batch::new()"),
+    ("Batch::remove", "batch.remove("),
+    ("Batch::set", "batch.set("),
+    ("Snapshot::contains_key", "snapshot.contains_key("),
+    ("Snapshot::get", "snapshot.get("),
+    ("Snapshot::get_many", "snapshot.get_many("),
+    ("Snapshot::iter", "snapshot.iter()"),
+    ("Snapshot::keys", "snapshot.keys()"),
+    ("Snapshot::len", "snapshot.len()"),
+    ("Snapshot::lsn", "snapshot.lsn()"),
+    ("Snapshot::prefix", "snapshot.prefix("),
+    ("Store::close", "engine.close()"),
+    ("Store::compact", "engine.compact()"),
+    ("Store::compare_and_swap", "engine.compare_and_swap("),
+    ("Store::contains_key", "engine.contains_key("),
+    ("Store::fetch_update", "engine.fetch_update("),
+    ("Store::flush", "engine.flush()"),
+    ("Store::get", "engine.get("),
+    ("Store::get_into", ".get_into("),
+    ("Store::get_many", "engine.get_many("),
+    ("Store::increment", "engine.increment("),
+    ("Store::iter", ".pairs()"),
+    ("Store::keys", "snapshot.keys()"),
+    ("Store::len", "engine.len()"),
+    ("Store::open", "open_by_clock("),
+    ("Store::open_read_only", "read_only(true)"),
+    ("Store::prefix", "snapshot.prefix("),
+    ("Store::reader", "engine.reader()"),
+    ("Store::remove", "engine.remove_at("),
+    ("Store::scan", ".scan_keys("),
+    ("Store::scan_pairs", ".scan_pairs("),
+    ("Store::set", "engine.set_at("),
+    ("Store::set_if_absent", "engine.set_if_absent("),
+    ("Store::snapshot", ".snapshot()"),
+    ("Store::stats", ".stats()"),
+    ("Store::verify", "engine.verify()"),
+    ("Store::with_durability", "Op::At(level)"),
+    ("Store::write", "engine.write_at("),
+];
+
+/// Public methods that the model does not call, and why not.
+const NOT_IN_MODEL: &[(&str, &str)] = &[
+    ("Batch::is_empty", "is `len() == 0`"),
+    ("Batch::len", "counts what was put in"),
+    ("Batch::operations", "shows what was put in"),
+    ("Snapshot::is_empty", "is `len() == 0`"),
+    (
+        "Store::compact_with",
+        "is `compact` that can be ended: tests/compaction.rs",
+    ),
+    ("Store::is_empty", "is `len() == 0`"),
+    ("Store::path", "says what it was told"),
+    (
+        "Store::recovery",
+        "tells what opening found: tests/crash.rs, tests/damage.rs",
+    ),
+];
+
+/// Names of the public methods of `types` in a source file, as `Type::method`.
+fn public_methods(source: &str, types: &[&str]) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut of: Option<&str> = None;
+    for line in source.lines() {
+        if let Some(rest) = line.strip_prefix("impl") {
+            // The type that the block is of: the last word before its generics or its brace.
+            let subject = rest.trim_end_matches('{').trim();
+            let is_trait = subject.contains(" for ");
+            let name = |name: &&&str| {
+                subject.split(['<', '>', ' ']).any(|word| word == **name) && !is_trait
+            };
+            of = types.iter().find(name).copied();
+        } else if line == "}" {
+            of = None;
+        } else if let (Some(of), Some(rest)) = (of, line.strip_prefix("    pub fn ")) {
+            let end = rest.find(['(', '<']).unwrap_or(rest.len());
+            found.push(format!("{of}::{}", &rest[..end]));
+        }
+    }
+    found
+}
+
+/// What is wrong with the two lists, given the methods there are and the sources of the model.
+fn left_out(
+    methods: &[String],
+    model: &str,
+    listed: &[(&str, &str)],
+    excepted: &[(&str, &str)],
+) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for method in methods {
+        let is_it = |(name, _): &&(&str, &str)| name == method;
+        match (listed.iter().find(is_it), excepted.iter().find(is_it)) {
+            (Some((_, call)), None) if !model.contains(call) => {
+                wrong.push(format!("{method} is not called: no {call:?} in the model"));
+            }
+            (None, None) => wrong.push(format!("{method} is not among the model's operations")),
+            (Some(_), Some(_)) => wrong.push(format!("{method} stands in both lists")),
+            _ => {}
+        }
+    }
+    let there: BTreeSet<&str> = methods.iter().map(String::as_str).collect();
+    let both = listed.iter().chain(excepted);
+    let gone = both.filter(|(name, _)| !there.contains(name));
+    wrong.extend(gone.map(|(name, _)| format!("there is no {name}")));
+    wrong
+}
+
+fn sources(dir: &Path, all: &mut Vec<String>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => sources(&path, all),
+            false => all.push(std::fs::read_to_string(&path).unwrap()),
+        }
+    }
+}
+
+#[test]
+fn whatever_a_program_can_do_to_a_store_the_model_does() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (mut engine, mut model) = (Vec::new(), Vec::new());
+    sources(&root.join("src/engine"), &mut engine);
+    sources(&root.join("tests/model/src"), &mut model);
+    let types = ["Store", "Snapshot", "Batch"];
+    let of = |source: &String| public_methods(source, &types);
+    let methods: Vec<String> = engine.iter().flat_map(of).collect();
+    assert!(methods.len() > 40, "the methods are found: {methods:?}");
+    let model = model.join("\n");
+    let wrong = left_out(&methods, &model, IN_MODEL, NOT_IN_MODEL);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_method_that_the_model_leaves_out_is_noticed() {
+    let source = "impl<F: Fs> Store<F> {\n    pub fn used(&self) {\n    }\n    pub fn forgotten<T>(\n    \
+                  pub(crate) fn inner(&self)\n}\nimpl Clone for Store {\n    pub fn no(&self)\n}\n\
+                  impl Options {\n    pub fn open(&self)\n}\n";
+    let methods = public_methods(source, &["Store", "Batch"]);
+    assert_eq!(methods, ["Store::used", "Store::forgotten"]);
+    let used = ("Store::used", "engine.used(");
+    let forgotten = ("Store::forgotten", "reason");
+    let wrong = |model, listed: &[_], excepted: &[_]| left_out(&methods, model, listed, excepted);
+    let called = "engine.used(1)";
+    assert_eq!(wrong(called, &[used], &[forgotten]), Vec::<String>::new());
+    assert_eq!(wrong("", &[used], &[forgotten]).len(), 1);
+    assert_eq!(wrong(called, &[used], &[]).len(), 1);
+    assert_eq!(wrong(called, &[used], &[forgotten, used]).len(), 1);
+    assert_eq!(
+        wrong(called, &[used, ("Store::gone", "")], &[forgotten]).len(),
+        1
+    );
 }

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use kvs::Options;
 use kvs::testing::sim::{Image, SimFs};
 use kvs::testing::{Engine, open, replay};
+use kvs::{Options, Snapshot};
 
 use crate::op::{KEYS, key};
 use crate::oracle::differences;
@@ -88,6 +88,58 @@ pub fn views_hold(
         }
     }
     Ok(Ok(()))
+}
+
+/// Every way of reading a snapshot says `expected`. Inside: what does not.
+///
+/// # Errors
+/// What the snapshot answered instead.
+pub fn snapshot_holds(
+    snapshot: &Snapshot<SimFs>,
+    expected: &Pairs,
+) -> kvs::Result<Result<(), String>> {
+    let mut all = Pairs::new();
+    for pair in snapshot.iter() {
+        let (key, value) = pair?;
+        if all.insert(key.to_vec(), value.to_vec()).is_some() {
+            return Ok(Err(format!("the iterator gave {key:?} twice")));
+        }
+    }
+    if all != *expected {
+        return Ok(Err(differences(expected, &all).join("\n    ")));
+    }
+    let keys: kvs::Result<Vec<_>> = snapshot.keys().collect();
+    let keys: BTreeSet<Vec<u8>> = keys?.into_iter().map(Vec::from).collect();
+    let with: kvs::Result<Vec<_>> = snapshot.prefix("key-1").collect();
+    let with: BTreeSet<Vec<u8>> = with?.into_iter().map(|(key, _)| key.into()).collect();
+    let begin = expected.keys().filter(|key| key.starts_with(b"key-1"));
+    if !keys.iter().eq(expected.keys()) || !with.iter().eq(begin) {
+        return Ok(Err("keys or prefix say something else".to_owned()));
+    }
+    let keys: Vec<Vec<u8>> = (0..KEYS).chain(5..20).map(key).collect();
+    let together = snapshot.get_many(&keys)?;
+    for (i, key) in keys.iter().enumerate() {
+        let want = expected.get(key).map(Vec::as_slice);
+        let views = [
+            ("get", snapshot.get(key)?.as_deref() == want),
+            ("get_many", together[i].as_deref() == want),
+            (
+                "contains_key",
+                snapshot.contains_key(key)? == want.is_some(),
+            ),
+        ];
+        if let Some((how, _)) = views.iter().find(|(_, holds)| !holds) {
+            return Ok(Err(format!("{how} says something else of key {i}")));
+        }
+    }
+    match snapshot.len() >= expected.len() as u64 {
+        true => Ok(Ok(())),
+        false => Ok(Err(format!(
+            "len() is {} of {}",
+            snapshot.len(),
+            expected.len()
+        ))),
+    }
 }
 
 /// O8, and that reading only changes nothing: opened read-only, with its hints and without, the image

@@ -25,10 +25,11 @@ mod check;
 mod op;
 mod oracle;
 mod runner;
+mod seen;
 mod strategy;
 
-pub use check::{Pairs, images_agree, pairs, strays, universe_holds};
-pub use op::{Fill, How, KEYS, Level, Op, Strike, ValueSpec, key};
+pub use check::{Pairs, images_agree, pairs, snapshot_holds, strays, universe_holds};
+pub use op::{Fill, How, KEYS, Level, Op, SNAPSHOTS, Strike, ValueSpec, key};
 pub use oracle::{Oracle, Write};
 pub use runner::{Failure, Runner, Setup, Tally, run, shrunk};
 pub use strategy::{ops, setup};

@@ -8,6 +8,9 @@ use kvs::testing::sim::{Contents, Effect, Errno, Fault, Survive};
 /// How many keys there are.
 pub const KEYS: u8 = 32;
 
+/// How many snapshots are kept at a time.
+pub const SNAPSHOTS: usize = 3;
+
 /// The key number `id`, modulo [`KEYS`]: short ones, and a few that are at the limits.
 pub fn key(id: u8) -> Vec<u8> {
     match id % KEYS {
@@ -141,6 +144,28 @@ pub enum Op {
     },
     /// Reads every key in every way that copies nothing.
     ReadAll,
+    /// Takes a snapshot; the one that was kept in its place goes.
+    Snapshot {
+        /// Where it is kept, modulo [`SNAPSHOTS`].
+        slot: u8,
+    },
+    /// Reads a snapshot in every way there is.
+    ReadSnapshot {
+        /// Which one.
+        slot: u8,
+    },
+    /// Lets go of a snapshot.
+    DropSnapshot {
+        /// Which one.
+        slot: u8,
+    },
+    /// One call of a walk through all keys; at the end the next call begins another.
+    Scan {
+        /// About how many keys.
+        count: u8,
+        /// With their values.
+        pairs: bool,
+    },
     /// Sets and removes at once.
     Batch(Vec<(u8, Option<ValueSpec>)>),
     /// Loads pairs in bulk.
@@ -228,7 +253,7 @@ impl Op {
     pub fn decode(bytes: &mut &[u8]) -> Option<Self> {
         let mut bytes = Bytes(bytes);
         let tag = bytes.u8()?;
-        Some(match tag % 80 {
+        Some(match tag % 96 {
             26 | 27 => {
                 let count = bytes.u8()? % 12;
                 let mut pairs = Vec::new();
@@ -311,6 +336,13 @@ impl Op {
             }),
             75..=78 => Self::Wait { ms: bytes.u8()? },
             79 => Self::ReadAll,
+            80 | 81 => Self::Snapshot { slot: bytes.u8()? },
+            82 | 83 => Self::ReadSnapshot { slot: bytes.u8()? },
+            84 => Self::DropSnapshot { slot: bytes.u8()? },
+            85..=95 => Self::Scan {
+                count: bytes.u8()?,
+                pairs: tag >= 128,
+            },
             59 => Self::DropHint { which: bytes.u8()? },
             60 => Self::DamageHint {
                 which: bytes.u8()?,

@@ -13,8 +13,9 @@ use kvs::testing::{Access, Engine, Fs, FsFile, open, open_by_clock};
 use kvs::{Batch, Compaction, Durability, Error, Options, Update};
 
 use crate::check::{Pairs, images_agree, is_hint, pairs, strays, universe_holds, views_hold};
-use crate::op::{Fill, How, Op, ValueSpec, key};
+use crate::op::{Fill, How, Op, SNAPSHOTS, ValueSpec, key};
 use crate::oracle::{Oracle, Write};
+use crate::seen::{Taken, Walk};
 
 /// How the store is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,8 @@ impl Setup {
             .compaction(Compaction::Manual)
             .shard_bits(2)
             .segment_bytes(64 << 10)
+            // Little enough for snapshots to be given up.
+            .pinned_bytes_max(256 << 10)
     }
 }
 
@@ -171,6 +174,8 @@ pub struct Runner {
     sync_failed: bool,
     /// A call has failed since the store was opened.
     troubled: bool,
+    taken: [Option<Taken>; SNAPSHOTS],
+    walk: Option<Walk>,
 }
 
 impl Runner {
@@ -199,6 +204,8 @@ impl Runner {
             looked: 0,
             sync_failed: false,
             troubled: false,
+            taken: Default::default(),
+            walk: None,
         };
         let opened = runner.open().and_then(|()| runner.same());
         opened.map_err(|message| Failure { step: 0, message })?;
@@ -311,6 +318,13 @@ impl Runner {
                     Err(error) => Err(error.to_string()),
                 }
             }
+            Op::Snapshot { slot } => self.take(usize::from(*slot) % SNAPSHOTS),
+            Op::ReadSnapshot { slot } => self.read_snapshot(usize::from(*slot) % SNAPSHOTS),
+            Op::DropSnapshot { slot } => {
+                self.taken[usize::from(*slot) % SNAPSHOTS] = None;
+                Ok(())
+            }
+            Op::Scan { count, pairs } => self.scan(usize::from(*count), *pairs),
             Op::Flush => self.promise(|engine| engine.flush()),
             Op::Rotate => self.effectless(|engine| engine.rotate_now()).map(|_| ()),
             Op::Compact => {
@@ -326,6 +340,7 @@ impl Runner {
             Op::Reopen => self.reopen(),
             Op::Kill => {
                 self.engine = None;
+                self.taken = Default::default();
                 self.fs.clear_faults();
                 self.open()?;
                 self.recovered()
@@ -466,6 +481,77 @@ impl Runner {
         keys.iter().try_for_each(|key| self.look_at(key))
     }
 
+    fn take(&mut self, slot: usize) -> Result<(), String> {
+        self.note_calls();
+        self.taken[slot] = None;
+        let snapshot = match self.engine().snapshot() {
+            Ok(snapshot) => snapshot,
+            Err(Error::Poisoned) if self.troubled => return Ok(()),
+            Err(error) => return Err(error.to_string()),
+        };
+        let last = self.engine().stats().last_lsn;
+        if snapshot.lsn() != last {
+            return Err(format!("it is of LSN {} instead of {last}", snapshot.lsn()));
+        }
+        self.taken[slot] = Some(Taken {
+            snapshot,
+            shows: self.oracle.current().clone(),
+            troubled: false,
+        });
+        self.read_snapshot(slot)
+    }
+
+    fn read_snapshot(&mut self, slot: usize) -> Result<(), String> {
+        self.note_calls();
+        let Some(taken) = &self.taken[slot] else {
+            return Ok(());
+        };
+        if !taken.holds(self.troubled)? {
+            self.taken[slot] = None;
+        }
+        Ok(())
+    }
+
+    fn scan(&mut self, count: usize, pairs: bool) -> Result<(), String> {
+        self.note_calls();
+        let mut walk = match self.walk.take() {
+            Some(walk) => walk,
+            None => Walk::over(self.oracle.current()),
+        };
+        let called = match pairs {
+            false => self
+                .engine()
+                .scan_keys(walk.cursor, count)
+                .map(|(next, keys)| {
+                    let keys = keys.into_iter().map(Vec::from).collect();
+                    (next, keys)
+                }),
+            true => match self.engine().scan_pairs(walk.cursor, count) {
+                Ok((next, pairs)) => {
+                    let of = |key: &[u8]| self.oracle.current().get(key).map(Vec::as_slice);
+                    if let Some((key, _)) = pairs.iter().find(|(k, v)| of(k) != Some(&v[..])) {
+                        return Err(format!("{key:?} came with another value"));
+                    }
+                    let keys = pairs.into_iter().map(|(key, _)| key.into()).collect();
+                    Ok((next, keys))
+                }
+                Err(error) => Err(error),
+            },
+        };
+        match called {
+            Ok((next, keys)) => {
+                walk.step(next, keys, self.oracle.current())?;
+                self.walk = Some(walk).filter(|walk| !walk.cursor.is_end());
+                Ok(())
+            }
+            Err(Error::Poisoned) if self.troubled => {
+                self.walk = Some(walk);
+                Ok(())
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
     /// The bytes of the next value.
     fn value(&mut self, spec: ValueSpec) -> Vec<u8> {
         self.sequence += 1;
@@ -583,6 +669,9 @@ impl Runner {
                 if let Durability::Interval(_) = self.level {
                     self.oracle.keep_bound(self.now(), self.fs.log_len());
                 }
+                if let Some(walk) = &mut self.walk {
+                    walk.note(&writes);
+                }
                 self.oracle.commit(begun, writes);
                 if let Durability::Interval(interval) = self.level {
                     self.oracle.owe(self.now() + interval);
@@ -677,6 +766,9 @@ impl Runner {
             return Err("it closed cleanly although a sync had failed".to_owned());
         }
         self.engine = None;
+        for taken in self.taken.iter_mut().flatten() {
+            taken.troubled |= self.troubled;
+        }
         if closed {
             self.oracle.promise(self.fs.log_len());
             let image = self.fs.snapshot();
@@ -691,6 +783,9 @@ impl Runner {
         let found = pairs(self.engine())?;
         let at = self.fs.log_len();
         self.oracle.reopened(&found, at)?;
+        if let Some(walk) = &mut self.walk {
+            walk.reopened(&found);
+        }
         self.tidy()
     }
 
@@ -726,6 +821,9 @@ impl Runner {
     fn crash(&mut self, cut: usize, image: &Image) -> Result<(), String> {
         self.tally.cuts += 1;
         self.engine = None;
+        self.taken = Default::default();
+        // The cut may have been before the store was created: then its hashes are others.
+        self.walk = None;
         self.fs = SimFs::from_image(image);
         let options = self.setup.options();
         let engine = self.open_once(&options);
