@@ -207,8 +207,28 @@ impl Recorder {
             .collect()
     }
 
-    /// What the iterator shows was so at one moment while it was being made.
+    /// What a snapshot shows, by whatever way and however late, was so at one moment while it was being
+    /// made; so is what an iterator shows.
     fn snapshot(&self, thread: usize) {
+        let start = self.now();
+        let snapshot = self.store.snapshot().unwrap();
+        let end = self.now();
+        let keys: Vec<String> = (0..KEYS).map(key).collect();
+        let seen: State = keys
+            .iter()
+            .map(|key| numbers(snapshot.get(key).unwrap()))
+            .collect();
+        // Meanwhile much is overwritten, and some of it compacted.
+        std::thread::sleep(Duration::from_micros(200));
+        let together = snapshot.get_many(&keys).unwrap();
+        let again: State = together.into_iter().map(numbers).collect();
+        assert_eq!(seen, again, "a snapshot changed");
+        self.calls.lock().unwrap().push(Call {
+            op: Op::Snapshot { seen },
+            thread,
+            start,
+            end,
+        });
         let start = self.now();
         let iter = self.store.iter().unwrap();
         let end = self.now();

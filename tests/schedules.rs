@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use kvs::testing::sim::{Call, Errno, Fault, SimFs, Survive};
 use kvs::testing::{self, Engine};
-use kvs::{Batch, Durability, Error, Options, Update};
+use kvs::{Batch, Cursor, Durability, Error, Options, Update};
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, Runner, thread};
 
@@ -301,6 +301,118 @@ fn what_was_found_stays_while_its_segment_is_retired() {
         join(readers);
         assert_eq!(get(&store, b"a"), Some(vec![3; 900]));
         assert_eq!(get(&store, b"b"), Some(vec![0; 900]));
+        store.close().unwrap();
+    });
+}
+
+/// A snapshot is whole whenever it is taken, and stays what it is, or is given up for good, while what
+/// it looks at is retired.
+#[test]
+fn a_snapshot_is_whole_and_stays_or_is_given_up_for_good() {
+    in_any_order(|| {
+        let fs = SimFs::new();
+        let little = options().pinned_bytes_max(70_000);
+        let time = AtomicU64::new(0);
+        let clock = move || Duration::from_millis(time.fetch_add(1, Ordering::Relaxed));
+        let store = testing::open_with_threads(fs.clone(), &little, 1, clock).unwrap();
+        let write = |store: &Store, level, round: u8| {
+            let mut batch = Batch::new();
+            batch.set("a", [round; 900]).set("b", [round; 900]);
+            store.write_at(level, &batch).unwrap();
+        };
+        write(&store, OS, 0);
+        let writers = [(1, OS), (2, SYNC)].map(|(t, level)| {
+            let store = store.clone();
+            spawn(move || {
+                for round in [t, t + 2] {
+                    write(&store, level, round);
+                    store.set_at(OS, b"filler", &[t; 30_000]).unwrap();
+                }
+            })
+        });
+        let compactor = {
+            let store = store.clone();
+            spawn(move || (0..2).for_each(|_| drop(store.compact().unwrap())))
+        };
+        let readers = (0..2).map(|_| {
+            let store = store.clone();
+            spawn(move || {
+                let (mut first, mut gone) = (None, false);
+                let snapshot = store.snapshot().unwrap();
+                for _ in 0..3 {
+                    let read = || -> kvs::Result<_> {
+                        let (a, b) = (snapshot.get("a")?.unwrap(), snapshot.get("b")?.unwrap());
+                        let pairs: kvs::Result<Vec<_>> = snapshot.iter().collect();
+                        let short = pairs?.into_iter().filter(|(key, _)| key.len() == 1);
+                        let mut values: Vec<_> = short.map(|(_, value)| value).collect();
+                        values.extend([a, b]);
+                        Ok(values)
+                    };
+                    match read() {
+                        Ok(values) => {
+                            assert!(!gone, "it came back");
+                            let round = *first.get_or_insert(values[0][0]);
+                            let whole = |value: &kvs::Value| **value == [round; 900];
+                            assert!(values.len() == 4 && values.iter().all(whole), "torn");
+                        }
+                        Err(Error::SnapshotExpired { .. }) => gone = true,
+                        Err(error) => panic!("{error}"),
+                    }
+                    thread::yield_now();
+                }
+            })
+        });
+        let readers: Vec<_> = readers.collect();
+        join(writers);
+        join([compactor]);
+        join(readers);
+        store.close().unwrap();
+    });
+}
+
+/// A walk shows what stays exactly once, whatever is overwritten and moved between and during its calls.
+#[test]
+fn a_walk_meets_what_stays_exactly_once() {
+    in_any_order(|| {
+        let fs = SimFs::new();
+        let store = open(&fs);
+        for key in 0..6u8 {
+            store.set_at(OS, &[key], &[key; 500]).unwrap();
+        }
+        let writer = {
+            let store = store.clone();
+            spawn(move || {
+                for key in [0, 3, 7, 5] {
+                    store.set_at(OS, &[key], &[key; 20_000]).unwrap();
+                }
+                store.remove_at(OS, &[7]).unwrap();
+            })
+        };
+        let compactor = {
+            let store = store.clone();
+            spawn(move || (0..2).for_each(|_| drop(store.compact().unwrap())))
+        };
+        let walker = {
+            let store = store.clone();
+            spawn(move || {
+                let (mut came, mut cursor) = (Vec::new(), Cursor::START);
+                loop {
+                    let (next, pairs) = store.scan_pairs(cursor, 1).unwrap();
+                    for (key, value) in pairs {
+                        assert!(value.iter().all(|byte| *byte == key[0]));
+                        came.push(key[0]);
+                    }
+                    if next.is_end() {
+                        break;
+                    }
+                    cursor = next;
+                }
+                came.retain(|key| *key != 7);
+                came.sort_unstable();
+                assert_eq!(came, [0, 1, 2, 3, 4, 5]);
+            })
+        };
+        join([writer, compactor, walker]);
         store.close().unwrap();
     });
 }

@@ -9,7 +9,7 @@ pub type State = Vec<Option<i64>>;
 pub enum Op {
     /// `get`, one of `get_many`, or a reader's.
     Read { key: usize, seen: Option<i64> },
-    /// All keys, as an iterator shows them.
+    /// All keys, as a snapshot or an iterator shows them.
     Snapshot { seen: State },
     /// `set`.
     Set { key: usize, new: i64 },
