@@ -345,6 +345,15 @@ proptest! {
     }
 }
 
+/// A test that fails must not wait for threads that go on.
+struct Stops<'a>(&'a AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn walks_go_on_while_others_write_and_compact() {
     let dir = tempfile::tempdir().unwrap();
@@ -357,6 +366,7 @@ fn walks_go_on_while_others_write_and_compact() {
         .for_each(|i| store.set(key(i), [0; 200]).unwrap());
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _stops = Stops(&stop);
         for t in 0..2u32 {
             let (store, stop) = (&store, &stop);
             scope.spawn(move || {
@@ -392,7 +402,6 @@ fn walks_go_on_while_others_write_and_compact() {
             let never = (0..900).filter(|i| i % 3 == 2).map(key);
             assert_eq!(never.into_iter().find(|key| seen.contains_key(key)), None);
         }
-        stop.store(true, Ordering::Relaxed);
     });
     store.close().unwrap();
 }
