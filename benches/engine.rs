@@ -129,6 +129,12 @@ struct Samples {
     get_unverified: Vec<f64>,
     miss_map: Vec<f64>,
     miss: Vec<f64>,
+    overwrite: Vec<f64>,
+    overwrite_beside: Vec<f64>,
+    snapshot_made: Vec<f64>,
+    snapshot_get: Vec<f64>,
+    iterate: Vec<f64>,
+    scan: Vec<f64>,
     verify_gbs: Vec<f64>,
     index_bytes: f64,
 }
@@ -224,11 +230,65 @@ fn round(n: usize, seed: u64, samples: &mut Samples) {
     })));
 }
 
+/// What a snapshot costs to make, to read, and those who write meanwhile.
+fn snapshots(n: usize, seed: u64, samples: &mut Samples) {
+    let per = |time: f64| time * 1e9 / n as f64;
+    warm_memory(n * 500 / (1 << 20) + 64);
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let options = Options::new().compaction(kvs::Compaction::Manual);
+    let store = options.open(dir.path()).expect("the store opens");
+    for i in 0..n {
+        store.set(key(i), value(i)).expect("set");
+    }
+    let mut overwrite = |samples: &mut Vec<f64>, seed| {
+        let order = shuffled(n, seed);
+        samples.push(per(seconds(|| {
+            for i in &order {
+                let i = *i as usize;
+                store.set(key(i), value(i)).expect("set");
+            }
+        })));
+    };
+    overwrite(&mut samples.overwrite, seed);
+    let mut snapshot = None;
+    let time = seconds(|| snapshot = Some(store.snapshot().expect("snapshot")));
+    samples.snapshot_made.push(time * 1e9);
+    overwrite(&mut samples.overwrite_beside, seed ^ 1);
+    let snapshot = snapshot.expect("it was made");
+    samples
+        .snapshot_get
+        .push(per(read_all(n, &shuffled(n, seed ^ 2), |key| {
+            snapshot.get(key).expect("get").map_or(0, |v| sum(&v))
+        })));
+    let mut pairs = 0;
+    samples.iterate.push(per(seconds(|| {
+        for pair in snapshot.iter() {
+            black_box(pair.expect("pair"));
+            pairs += 1;
+        }
+    })));
+    assert_eq!(pairs, n, "every pair was shown");
+    drop(snapshot);
+    let (mut cursor, mut keys) = (kvs::Cursor::START, 0);
+    samples.scan.push(per(seconds(|| {
+        loop {
+            let (next, some) = store.scan(cursor, 100).expect("scan");
+            keys += some.len();
+            cursor = next;
+            if cursor.is_end() {
+                break;
+            }
+        }
+    })));
+    assert_eq!(keys, n, "every key was shown");
+}
+
 fn table() {
     let scale = scale();
     let mut samples = Samples::default();
     for n in 0..scale.rounds {
         round(scale.keys, n as u64 * 2 + 17, &mut samples);
+        snapshots(scale.keys, n as u64 * 4 + 23, &mut samples);
     }
     let s = &samples;
     let keys = scale.keys;
@@ -252,6 +312,18 @@ fn table() {
     );
     println!("{}", row("miss: map", &s.miss_map, None));
     println!("{}", row("miss: kvs", &s.miss, Some(&s.miss_map)));
+    println!("{}", row("overwrite: kvs", &s.overwrite, None));
+    println!(
+        "{}",
+        row("overwrite: beside a snapshot", &s.overwrite_beside, None)
+    );
+    println!("{}", row("snapshot: making one", &s.snapshot_made, None));
+    println!(
+        "{}",
+        row("snapshot: get", &s.snapshot_get, Some(&s.get_map))
+    );
+    println!("{}", row("iterate, a pair", &s.iterate, None));
+    println!("{}", row("scan, 100 at a time, a key", &s.scan, None));
     println!(
         "verify: {:.2} GB/s, index: {:.1} bytes a key",
         common::median(&s.verify_gbs),
