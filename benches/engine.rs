@@ -240,7 +240,7 @@ fn snapshots(n: usize, seed: u64, samples: &mut Samples) {
     for i in 0..n {
         store.set(key(i), value(i)).expect("set");
     }
-    let mut overwrite = |samples: &mut Vec<f64>, seed| {
+    let overwrite = |samples: &mut Vec<f64>, seed| {
         let order = shuffled(n, seed);
         samples.push(per(seconds(|| {
             for i in &order {
