@@ -716,3 +716,27 @@ fn a_store_in_memory_is_copied_to_disk() {
     assert_eq!(all(&copy), all(&store));
     whole(&copy);
 }
+
+#[test]
+fn a_copy_numbers_its_writes_behind_those_it_was_made_with() {
+    let dir = Scratch::new("numbers");
+    let store = small().open(dir.join("store")).unwrap();
+    for n in 0..100 {
+        round(&store, 0, n);
+    }
+    // No log segment that has ended is left.
+    store.compact().unwrap();
+    store.set("k", "in both").unwrap();
+    store.checkpoint(dir.join("copy")).unwrap();
+    let last = store.stats().last_lsn;
+    let copy = small().open(dir.join("copy")).unwrap();
+    assert!(copy.stats().last_lsn >= last, "{last}");
+    copy.set("k", "newer").unwrap();
+    copy.close().unwrap();
+    for _ in 0..2 {
+        let copy = small().open(dir.join("copy")).unwrap();
+        assert_eq!(copy.get("k").unwrap().as_deref(), Some(&b"newer"[..]));
+        whole(&copy);
+        copy.compact().unwrap();
+    }
+}

@@ -377,7 +377,7 @@ impl<F: Fs> Inventory<F> {
             item.first_lsn = next_lsn;
             if let (None, Some(link)) = (item.end, said.get(&item.header.id)) {
                 let end = link.previous_end.get();
-                if end >= PAGE_BYTES && end <= kvs_format::SEGMENT_BYTES_MAX {
+                if (PAGE_BYTES..=kvs_format::SEGMENT_BYTES_MAX).contains(&end) {
                     (item.whole, item.limit) = (end, end.min(item.len));
                     item.whole_lsn = Some(link.previous_lsn.get());
                 }
