@@ -13,6 +13,8 @@ mod commands;
 mod harness;
 #[path = "server/misbehaviour.rs"]
 mod misbehaviour;
+#[path = "server/patience.rs"]
+mod patience;
 
 use std::collections::HashMap;
 use std::net::{TcpListener, TcpStream};

@@ -33,7 +33,7 @@ const STOP: u64 = 1;
 /// Keys of connections are their ids, which begin with 1, behind the two above.
 const FIRST: u64 = 2;
 
-/// Turns that a connection gets before others do.
+/// Bursts and reads that a connection gets before others do.
 const TURNS_MAX: usize = 8;
 
 /// How often deadlines are looked at.
@@ -365,6 +365,8 @@ impl<E: Engine> Job<'_, E> {
                         false => Next::Read,
                     };
                 }
+                // What has come meanwhile fires at once, behind the others.
+                Turn::Idle if turns >= TURNS_MAX => return Next::Read,
                 Turn::Idle => {}
             }
             let space = session.space();
@@ -372,6 +374,7 @@ impl<E: Engine> Job<'_, E> {
             match stream.read(space) {
                 Ok(0) => return Next::Close,
                 Ok(len) => {
+                    turns += 1;
                     // Less than there was room for: that was all for now.
                     drained = len < room;
                     session.filled(len);

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvs::protocol::Reply;
 use kvs::server::{ServerOptions, Stopper};
@@ -121,6 +121,21 @@ impl Drop for Told {
         if std::thread::panicking() {
             let _ = writeln!(std::io::stderr(), "with the driver {:?}", self.0);
         }
+    }
+}
+
+/// Waits until no other client is there.
+pub fn until_alone(running: &Running) {
+    std::thread::sleep(Duration::from_millis(50));
+    let mut client = running.client();
+    let until = Instant::now() + PATIENCE / 2;
+    loop {
+        let list = ask(&mut client, "CLIENT LIST");
+        if list.matches("id=").count() == 1 {
+            break;
+        }
+        assert!(Instant::now() < until, "never cut off: {list}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -1,0 +1,95 @@
+//! How long one connection may take, and what the others see of it: slow readers, slow senders, those
+//! that never stop, and the end of a server that is busy.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use gate::Gate;
+use kvs::server::ServerOptions;
+use kvs::thread_pool::{SharedQueueThreadPool, ThreadPool};
+use kvs::{KvStore, KvsClient, KvsEngine, KvsServer, Result};
+
+use crate::harness::{
+    DRIVERS, Driver, PATIENCE, Told, ask, everywhere, in_memory, start, until_alone,
+};
+
+mod gate {
+    use std::sync::{Condvar, Mutex};
+
+    #[derive(Default)]
+    pub struct Gate {
+        state: Mutex<(usize, bool)>,
+        changed: Condvar,
+    }
+
+    impl Gate {
+        /// Waits until it is open.
+        pub fn pass(&self) {
+            let mut state = self.state.lock().unwrap();
+            state.0 += 1;
+            self.changed.notify_all();
+            drop(self.changed.wait_while(state, |state| !state.1).unwrap());
+        }
+
+        /// Waits until somebody waits.
+        pub fn until_reached(&self) {
+            let state = self.state.lock().unwrap();
+            drop(
+                self.changed
+                    .wait_while(state, |state| state.0 == 0)
+                    .unwrap(),
+            );
+        }
+
+        pub fn open(&self) {
+            self.state.lock().unwrap().1 = true;
+            self.changed.notify_all();
+        }
+    }
+}
+
+fn request(args: &[&str]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    kvs::protocol::encode_request(args, &mut bytes);
+    bytes
+}
+
+// Those that never stop.
+
+#[test]
+fn an_import_without_end_leaves_a_single_thread_to_others_in_between() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let server = KvsServer::new(in_memory(), SharedQueueThreadPool::new(1).unwrap());
+    let stopper = server.stopper();
+    let thread = std::thread::spawn(move || server.run_on(listener));
+    let stop = AtomicBool::new(false);
+    let flood = TcpStream::connect(addr).unwrap();
+    let answered = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Fewer than 128 commands in what one read takes.
+            let requests = request(&["SET", "k", &"v".repeat(400)]).repeat(100);
+            while !stop.load(Ordering::SeqCst) {
+                if (&flood).write_all(&requests).is_err() {
+                    break;
+                }
+            }
+        });
+        scope.spawn(|| std::io::copy(&mut &flood, &mut std::io::sink()));
+        std::thread::sleep(Duration::from_millis(300));
+        let other = KvsClient::connect(addr).unwrap();
+        other.stream().set_read_timeout(Some(PATIENCE / 2)).unwrap();
+        let mut other = other;
+        let answered = (0..3).all(|_| other.call(&["PING"]).is_ok());
+        stop.store(true, Ordering::SeqCst);
+        flood.shutdown(std::net::Shutdown::Both).unwrap();
+        answered
+    });
+    stopper.stop();
+    thread.join().unwrap().unwrap();
+    assert!(answered, "nobody else is served during an import");
+}
