@@ -37,6 +37,8 @@ pub struct Output<V> {
     /// Bytes of the first chunk that are written.
     written: usize,
     len: usize,
+    /// Bytes that waited when the last reply was appended and wait still.
+    before_last: usize,
     /// A chunk of our own that was written, for the next one.
     spare: Vec<u8>,
 }
@@ -47,6 +49,7 @@ impl<V> Default for Output<V> {
             chunks: VecDeque::new(),
             written: 0,
             len: 0,
+            before_last: 0,
             spare: Vec::new(),
         }
     }
@@ -63,6 +66,22 @@ impl<V: AsRef<[u8]>> Output<V> {
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Bytes that wait in front of the last reply.
+    #[must_use]
+    pub fn len_before_last(&self) -> usize {
+        self.before_last
+    }
+
+    /// Bytes that wait and are held by copy, not by reference.
+    #[must_use]
+    pub fn own_len(&self) -> usize {
+        let own = self.chunks.iter().map(|chunk| match chunk {
+            Chunk::Own(bytes) => bytes.len(),
+            Chunk::Value(_) => 0,
+        });
+        own.sum()
     }
 
     /// True if nothing waits.
@@ -101,6 +120,7 @@ impl<V: AsRef<[u8]>> Output<V> {
     pub fn advance(&mut self, len: usize) {
         assert!(len <= self.len, "no more is written than waits");
         self.len -= len;
+        self.before_last = self.before_last.saturating_sub(len);
         self.written += len;
         while let Some(first) = self.chunks.front() {
             let bytes = first.bytes().len();
@@ -119,15 +139,25 @@ impl<V: AsRef<[u8]>> Output<V> {
 
     /// Copies what is held by reference, so that a slow reader holds none of the store.
     pub fn detach(&mut self) {
-        for chunk in &mut self.chunks {
+        for (at, chunk) in self.chunks.iter_mut().enumerate() {
             if let Chunk::Value(value) = chunk {
-                *chunk = Chunk::Own(value.as_ref().to_vec());
+                // Of the first one a part may be written.
+                let from = match at {
+                    0 => std::mem::take(&mut self.written),
+                    _ => 0,
+                };
+                *chunk = Chunk::Own(value.as_ref()[from..].to_vec());
             }
         }
     }
 
     /// Appends `reply` in the form that `version` has for it.
     pub fn encode(&mut self, reply: Reply<V>, version: Version) {
+        self.before_last = self.len;
+        self.put(reply, version);
+    }
+
+    fn put(&mut self, reply: Reply<V>, version: Version) {
         let three = version == Version::Resp3;
         match reply {
             Reply::Simple(text) => self.line(b'+', &text),
@@ -147,8 +177,8 @@ impl<V: AsRef<[u8]>> Output<V> {
                     false => self.count(b'*', 2 * pairs.len()),
                 }
                 for (key, value) in pairs {
-                    self.encode(key, version);
-                    self.encode(value, version);
+                    self.put(key, version);
+                    self.put(value, version);
                 }
             }
             Reply::Bool(yes) if three => self.raw(if yes { b"#t\r\n" } else { b"#f\r\n" }),
@@ -180,7 +210,7 @@ impl<V: AsRef<[u8]>> Output<V> {
     fn list(&mut self, kind: u8, items: Vec<Reply<V>>, version: Version) {
         self.count(kind, items.len());
         for item in items {
-            self.encode(item, version);
+            self.put(item, version);
         }
     }
 

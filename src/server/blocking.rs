@@ -26,6 +26,7 @@ use crate::server::options::ServerOptions;
 use crate::server::session::{Session, Turn};
 use crate::server::shared::Shared;
 use crate::server::stop::Stopper;
+use crate::server::unread::Unread;
 use crate::thread_pool::ThreadPool;
 
 const LISTENER: u64 = 0;
@@ -53,7 +54,7 @@ const WORKING: u8 = 2;
 struct Connection<E: Engine> {
     key: u64,
     stream: TcpStream,
-    session: Mutex<Session<E>>,
+    session: Mutex<(Session<E>, Unread<E>)>,
     waits: AtomicU8,
     trusted: AtomicBool,
     /// A part of a request has come.
@@ -196,7 +197,7 @@ impl<E: Engine> Driver<E> {
                 stream,
                 trusted: AtomicBool::new(session.is_trusted()),
                 midway: AtomicBool::new(false),
-                session: Mutex::new(session),
+                session: Mutex::new((session, Unread::new(Arc::clone(&self.shared)))),
                 waits: AtomicU8::new(READING),
                 since: AtomicU64::new(self.now()),
                 asked: AtomicU64::new(self.now()),
@@ -324,15 +325,16 @@ impl<E: Engine> Drop for Job<'_, E> {
 impl<E: Engine> Job<'_, E> {
     fn run(&self) -> Next {
         let connection = self.connection;
-        let mut session = connection.session.lock();
+        let mut held = connection.session.lock();
+        let (session, unread) = &mut *held;
         let mut stream = &connection.stream;
         let (mut turns, mut drained) = (0, false);
         loop {
             // First what waits from before: a client that does not read gets no more to read.
-            match write(&mut session, stream) {
-                Ok(true) => {}
+            match write(session, stream) {
+                Ok(true) => unread.nothing(),
                 Ok(false) => {
-                    return match session.hold_output() {
+                    return match unread.may_wait(session, Instant::now()) {
                         true => Next::Write,
                         false => Next::Close,
                     };

@@ -44,6 +44,7 @@ mod runtime;
 mod session;
 mod shared;
 mod stop;
+mod unread;
 mod view;
 
 use std::net::{TcpListener, ToSocketAddrs};

@@ -72,7 +72,11 @@ impl ServerOptions {
     }
 
     /// Bytes of replies a client may leave unread; who leaves more is cut off. Reading of its
-    /// requests stops long before. Default: 64 MiB, and one reply may always be larger.
+    /// requests stops long before. Default: 64 MiB; less than 1 MiB is taken for 1 MiB.
+    ///
+    /// One reply may always be larger. What is above the limit is not copied, so it keeps its part of
+    /// the store on disk; it must be read at 1 MiB a second, on an average, after the time of
+    /// [`ServerOptions::write_max`].
     #[must_use]
     pub fn output_bytes_max(mut self, bytes: usize) -> Self {
         self.output_bytes_max = bytes;
@@ -101,6 +105,13 @@ impl ServerOptions {
     #[must_use]
     pub fn auth_max(mut self, auth: Duration) -> Self {
         self.auth_max = auth;
+        self
+    }
+
+    /// How long a client may take nothing of the replies that wait for it. Default: 30 s.
+    #[must_use]
+    pub fn write_max(mut self, write: Duration) -> Self {
+        self.write_max = write;
         self
     }
 

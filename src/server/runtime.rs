@@ -21,6 +21,7 @@ use crate::server::options::ServerOptions;
 use crate::server::session::{Session, Turn};
 use crate::server::shared::{Client, Shared};
 use crate::server::stop::Stopper;
+use crate::server::unread::Unread;
 
 /// How long accepting rests when the process is out of file descriptors.
 const REST: Duration = Duration::from_millis(50);
@@ -193,13 +194,14 @@ async fn connection<E: Engine>(
     let cutter = Arc::clone(&cut);
     client.on_kill(move || cutter.notify_one());
     let options = &shared.options;
+    let mut unread = Unread::new(Arc::clone(&shared));
     let (mut trusted, mut asked) = (session.is_trusted(), Instant::now());
     loop {
         let turn = session.turn();
         if !session.output().is_empty() {
             let written = tokio::select! {
                 biased;
-                written = write(&mut session, &stream, options) => written,
+                written = write(&mut session, &mut unread, &stream, options) => written,
                 () = cut.notified() => return,
             };
             if written.is_err() {
@@ -247,6 +249,7 @@ async fn connection<E: Engine>(
 /// Writes all that waits.
 async fn write<E: Engine>(
     session: &mut Session<E>,
+    unread: &mut Unread<E>,
     stream: &TcpStream,
     options: &ServerOptions,
 ) -> io::Result<()> {
@@ -260,7 +263,7 @@ async fn write<E: Engine>(
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
             Ok(len) => session.written(len),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                if !session.hold_output() {
+                if !unread.may_wait(session, Instant::now()) {
                     return Err(ErrorKind::OutOfMemory.into());
                 }
                 timeout(options.write_max, stream.writable()).await??;
@@ -269,5 +272,6 @@ async fn write<E: Engine>(
             Err(error) => return Err(error),
         }
     }
+    unread.nothing();
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use kvs::protocol::{Limits, Reply};
 use kvs::server::ServerOptions;
 
-use crate::harness::{DRIVERS, PATIENCE, Told, ask, everywhere, in_memory, start};
+use crate::harness::{DRIVERS, PATIENCE, Told, ask, everywhere, in_memory, start, until_alone};
 
 /// Everything the server sends until it closes.
 fn until_closed(mut socket: TcpStream) -> Vec<u8> {
@@ -158,7 +158,9 @@ fn who_sends_without_end_holds_up_nobody() {
 fn a_reader_that_stops_reading_is_cut_off_and_holds_no_memory() {
     for driver in DRIVERS {
         let _told = Told(*driver);
-        let options = ServerOptions::new().output_bytes_max(1 << 20);
+        let options = ServerOptions::new()
+            .output_bytes_max(1 << 20)
+            .write_max(Duration::from_millis(300));
         let store = in_memory();
         store.store().set("large", vec![b'x'; 8 << 20]).unwrap();
         let running = start(*driver, store, options);
@@ -168,8 +170,8 @@ fn a_reader_that_stops_reading_is_cut_off_and_holds_no_memory() {
             .unwrap();
         let request = b"*2\r\n$3\r\nGET\r\n$5\r\nlarge\r\n".repeat(64);
         let _ = socket.write_all(&request);
+        until_alone(&running);
         // The rest is gone: less than was asked for arrives.
-        std::thread::sleep(Duration::from_millis(300));
         let got = until_closed(socket).len();
         assert!(got < 60 * (8 << 20), "{got} bytes");
         assert_eq!(ask(&mut running.client(), "PING"), "PONG");

@@ -93,3 +93,31 @@ fn an_import_without_end_leaves_a_single_thread_to_others_in_between() {
     thread.join().unwrap().unwrap();
     assert!(answered, "nobody else is served during an import");
 }
+
+// Slow readers.
+
+#[test]
+fn who_reads_at_once_gets_a_reply_above_the_limit() {
+    for driver in DRIVERS {
+        let _told = Told(*driver);
+        let store = in_memory();
+        for key in ["a", "b"] {
+            store.store().set(key, vec![b'x'; 24 << 20]).unwrap();
+        }
+        let options = ServerOptions::new().output_bytes_max(1 << 20);
+        let running = start(*driver, store, options);
+        let mut client = running.client();
+        let value = client.get("a").unwrap().unwrap();
+        assert_eq!(value.len(), 24 << 20);
+        let both = client.call(&["MGET", "a", "b"]).unwrap();
+        let kvs::protocol::Reply::Array(both) = both else {
+            panic!("an array");
+        };
+        assert_eq!(both.len(), 2);
+        // Small ones before it, in one burst.
+        let mut pipeline = client.pipeline();
+        (0..20).for_each(|_| pipeline.push(&["PING"]));
+        pipeline.push(&["GET", "b"]);
+        assert_eq!(pipeline.run().unwrap().len(), 21);
+    }
+}
