@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use kvs::KvsClient;
-use kvs::client::{ClientError, ClientResult};
+use kvs::client::ClientError;
 
 const AFTER_HELP: &str = "\
 Put `--` before a key or value that begins with `-`.
@@ -19,7 +19,7 @@ Exit codes:
   0  done; also for `get` of a missing key, which prints `Key not found`
   1  `rm` of a missing key
   2  wrong usage
-  5  the server refused
+  5  the server refused, or the value could not be printed
   6  the server cannot be reached, or the connection broke";
 
 /// How long an answer may take.
@@ -67,31 +67,54 @@ enum Verb {
 fn main() -> ExitCode {
     // Wrong usage ends in here: clap prints and exits with 2.
     let cli = Cli::parse();
-    let Err(error) = run(&cli.verb) else {
+    let Err(failure) = run(&cli.verb) else {
         return ExitCode::SUCCESS;
     };
-    let (code, text) = match &error {
-        ClientError::KeyNotFound => (1, error.to_string()),
-        ClientError::Server(text) => (5, format!("kvs-client: the server refused: {text}")),
-        ClientError::Unexpected => (5, format!("kvs-client: {error}")),
-        // `kvs-client get key | head`: the reader has what it wanted.
-        ClientError::Io(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-            return ExitCode::SUCCESS;
-        }
-        _ => {
-            let next = "is kvs-server running there?";
-            (
-                6,
-                format!("kvs-client: {}: {error}; {next}", cli.verb.addr()),
-            )
-        }
-    };
+    let (code, text) = failure.outcome(cli.verb.addr());
+    if code == 0 {
+        return ExitCode::SUCCESS;
+    }
     let mut line = Vec::new();
     escape(text.as_bytes(), &mut line);
     line.push(b'\n');
     // Nobody is left to be told when standard error is closed; the code still says it.
     let _ = io::stderr().write_all(&line);
     ExitCode::from(code)
+}
+
+/// Why a command did not work.
+#[derive(Debug)]
+enum Failure {
+    /// No answer, or one that says no.
+    Client(ClientError),
+    /// Standard output took no more.
+    Output(io::Error),
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self::Client(error)
+    }
+}
+
+impl Failure {
+    /// Exit code, and what is said of a server at `addr`.
+    fn outcome(&self, addr: &str) -> (u8, String) {
+        match self {
+            // `kvs-client get key | head`: the reader has what it wanted.
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => (0, String::new()),
+            Self::Output(error) => (5, format!("kvs-client: standard output: {error}")),
+            Self::Client(error @ ClientError::KeyNotFound) => (1, error.to_string()),
+            Self::Client(ClientError::Server(text)) => {
+                (5, format!("kvs-client: the server refused: {text}"))
+            }
+            Self::Client(error @ ClientError::Unexpected) => (5, format!("kvs-client: {error}")),
+            Self::Client(error) => {
+                let next = "is kvs-server running there?";
+                (6, format!("kvs-client: {addr}: {error}; {next}"))
+            }
+        }
+    }
 }
 
 impl Verb {
@@ -104,17 +127,20 @@ impl Verb {
     }
 }
 
-fn run(verb: &Verb) -> ClientResult<()> {
+fn run(verb: &Verb) -> Result<(), Failure> {
     let mut client = KvsClient::connect(verb.addr())?;
-    client.stream().set_read_timeout(Some(PATIENCE))?;
-    client.stream().set_write_timeout(Some(PATIENCE))?;
+    let stream = client.stream();
+    let timeouts = stream
+        .set_read_timeout(Some(PATIENCE))
+        .and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
+    timeouts.map_err(ClientError::Io)?;
     match verb {
         Verb::Get { key, .. } => {
             let value = client.get(bytes(key))?;
-            print(value.as_deref()).map_err(ClientError::Io)
+            print(value.as_deref()).map_err(Failure::Output)
         }
-        Verb::Set { key, value, .. } => client.set(bytes(key), bytes(value)),
-        Verb::Rm { key, .. } => client.remove(bytes(key)),
+        Verb::Set { key, value, .. } => Ok(client.set(bytes(key), bytes(value))?),
+        Verb::Rm { key, .. } => Ok(client.remove(bytes(key))?),
     }
 }
 
@@ -148,5 +174,22 @@ fn escape(bytes: &[u8], out: &mut Vec<u8>) {
         for byte in chunk.invalid() {
             out.extend(format!("\\x{byte:02x}").bytes());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The same error of the system, from the reader of the output and from the server.
+    #[test]
+    fn a_connection_that_breaks_is_no_reader_that_has_enough() {
+        let broken = || io::Error::from(io::ErrorKind::BrokenPipe);
+        assert_eq!(Failure::Output(broken()).outcome("addr").0, 0);
+        let (code, text) = Failure::Client(broken().into()).outcome("addr");
+        assert_eq!(code, 6);
+        assert!(text.starts_with("kvs-client: addr: "), "{text}");
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        assert_eq!(Failure::Output(full).outcome("addr").0, 5);
     }
 }

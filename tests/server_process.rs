@@ -1,0 +1,128 @@
+//! `kvs-server` and `kvs-client` as processes: what they create and with which rights, how many files
+//! they may open, and which exit code says what.
+#![cfg(feature = "server")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use kvs::KvsClient;
+use kvs::protocol::Reply;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The server in a shell that says `before` first.
+fn command(dir: &Path, before: &str, args: &[&str]) -> Command {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &format!("{before}; exec \"$0\" \"$@\"")])
+        .arg(env!("CARGO_BIN_EXE_kvs-server"))
+        .args(["--addr", "127.0.0.1:0"])
+        .args(args)
+        .current_dir(dir)
+        .env_remove("KVS_DIR")
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// A server that listens; killed when dropped.
+struct Server {
+    child: Child,
+    addr: SocketAddr,
+    log: String,
+}
+
+impl Server {
+    fn start(dir: &Path, before: &str, args: &[&str]) -> Self {
+        let mut child = command(dir, before, args).spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut log = String::new();
+        let addr = loop {
+            if let Some((_, addr)) = log.split_once("listening on ") {
+                break addr.trim().parse().unwrap();
+            }
+            let len = stderr.read_line(&mut log).unwrap();
+            assert!(len > 0, "the server ended: {log}");
+        };
+        Self { child, addr, log }
+    }
+
+    fn client(&self) -> KvsClient {
+        let client = KvsClient::connect(self.addr).unwrap();
+        client.stream().set_read_timeout(Some(PATIENCE)).unwrap();
+        client
+    }
+
+    /// Its limit of open files as the system tells it: soft and hard.
+    fn files_max(&self) -> Vec<String> {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", self.child.id())).unwrap();
+        let line = limits
+            .lines()
+            .find(|line| line.starts_with("Max open files"));
+        let words = line.unwrap().split_whitespace().skip(3).take(2);
+        words.map(str::to_owned).collect()
+    }
+
+    fn files(&self) -> u64 {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
+        open.count() as u64
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a server says that must not come up; one that does is killed.
+fn refused(dir: &Path, args: &[&str]) -> Output {
+    let mut child = command(dir, "true", args).spawn().unwrap();
+    let until = Instant::now() + PATIENCE;
+    while child.try_wait().unwrap().is_none() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let ended = child.try_wait().unwrap().is_some();
+    let _ = child.kill();
+    let output = child.wait_with_output().unwrap();
+    assert!(ended, "{args:?} came up: {}", said(&output));
+    output
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+// The client.
+
+#[test]
+fn a_reader_that_has_enough_is_no_failure_of_the_client() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path(), "true", &[]);
+    server.client().set("a", "v".repeat(1 << 20)).unwrap();
+    let addr = server.addr.to_string();
+    let client = |to: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kvs-client"));
+        command.args(["get", "a", "--addr", &addr]).stdout(to);
+        command.stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let mut closed = client(Stdio::piped());
+    drop(closed.stdout.take());
+    let output = closed.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let full = std::fs::File::create("/dev/full").unwrap();
+    let output = client(full.into()).wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(5), "{}", said(&output));
+    assert!(
+        said(&output).contains("standard output"),
+        "{}",
+        said(&output)
+    );
+}
