@@ -129,6 +129,7 @@ impl ServerOptions {
     }
 
     /// How long the end of a server waits for commands that run and replies that are being written.
+    /// A command that takes longer goes on in the background, unanswered, with the engine it runs on.
     /// Default: 5 s.
     #[must_use]
     pub fn drain_max(mut self, drain: Duration) -> Self {

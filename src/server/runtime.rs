@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -168,11 +168,28 @@ async fn serve<E: Engine>(engine: E, run: Run) -> Result<()> {
     }
     // Who comes now is refused by the system.
     drop(listener);
-    let _ = timeout(drain_max, async {
-        while tasks.join_next().await.is_some() {}
-    })
-    .await;
-    tasks.shutdown().await;
+    // A clock of its own: the runtime's stands still while all its threads run commands.
+    let (over, is_over) = oneshot::channel();
+    let (drained, is_drained) = std::sync::mpsc::channel::<()>();
+    let clock = std::thread::Builder::new().name("kvs-drain".into());
+    let clock = clock.spawn(move || {
+        let _ = is_drained.recv_timeout(drain_max);
+        let _ = over.send(());
+    });
+    let late = async {
+        match clock {
+            Ok(_) => drop(is_over.await),
+            Err(_) => tokio::time::sleep(drain_max).await,
+        }
+    };
+    tokio::select! {
+        () = async { while tasks.join_next().await.is_some() {} } => {}
+        () = late => {}
+    }
+    drop(drained);
+    // Not waited for: one that runs a command cannot be interrupted, and drops its connection itself.
+    tasks.abort_all();
+    tasks.detach_all();
     let mut outcome = Ok(());
     waiting(&mut || outcome = shared.engine.flush());
     match outcome {

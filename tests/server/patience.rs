@@ -52,6 +52,39 @@ mod gate {
     }
 }
 
+/// A store in which `get` of the key `gate` waits.
+#[derive(Clone)]
+struct Gated {
+    store: KvStore,
+    gate: Arc<Gate>,
+}
+
+impl Gated {
+    fn new() -> Self {
+        Self {
+            store: in_memory(),
+            gate: Arc::default(),
+        }
+    }
+}
+
+impl KvsEngine for Gated {
+    fn set(&self, key: String, value: String) -> Result<()> {
+        self.store.set(key, value)
+    }
+
+    fn get(&self, key: String) -> Result<Option<String>> {
+        if key == "gate" {
+            self.gate.pass();
+        }
+        self.store.get(key)
+    }
+
+    fn remove(&self, key: String) -> Result<()> {
+        self.store.remove(key)
+    }
+}
+
 fn request(args: &[&str]) -> Vec<u8> {
     let mut bytes = Vec::new();
     kvs::protocol::encode_request(args, &mut bytes);
@@ -119,5 +152,65 @@ fn who_reads_at_once_gets_a_reply_above_the_limit() {
         (0..20).for_each(|_| pipeline.push(&["PING"]));
         pipeline.push(&["GET", "b"]);
         assert_eq!(pipeline.run().unwrap().len(), 21);
+    }
+}
+
+// The end.
+
+/// Like `start`, with one thread; the outcome is told when the server has returned.
+fn start_alone(
+    driver: Driver,
+    engine: Gated,
+    options: ServerOptions,
+) -> (
+    std::net::SocketAddr,
+    kvs::server::Stopper,
+    mpsc::Receiver<Result<()>>,
+) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (tell, told) = mpsc::channel();
+    let stopper = match driver {
+        Driver::Blocking => {
+            let pool = SharedQueueThreadPool::new(1).unwrap();
+            let server = KvsServer::new(engine, pool).options(options);
+            let stopper = server.stopper();
+            std::thread::spawn(move || tell.send(server.run_on(listener)));
+            stopper
+        }
+        #[cfg(feature = "async")]
+        Driver::Tokio => {
+            let server = kvs::server::AsyncKvsServer::new(engine).options(options);
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_all()
+                .build()
+                .unwrap();
+            let stopper = server.stopper();
+            std::thread::spawn(move || {
+                let _ = tell.send(runtime.block_on(server.run_on(listener)));
+                runtime.shutdown_background();
+            });
+            stopper
+        }
+    };
+    (addr, stopper, told)
+}
+
+#[test]
+fn a_command_that_does_not_end_is_not_waited_for_longer_than_said() {
+    for driver in DRIVERS {
+        let _told = Told(*driver);
+        let engine = Gated::new();
+        let gate = Arc::clone(&engine.gate);
+        let options = ServerOptions::new().drain_max(Duration::from_millis(200));
+        let (addr, stopper, told) = start_alone(*driver, engine, options);
+        let mut socket = TcpStream::connect(addr).unwrap();
+        socket.write_all(&request(&["GET", "gate"])).unwrap();
+        gate.until_reached();
+        stopper.stop();
+        let outcome = told.recv_timeout(PATIENCE / 2);
+        gate.open();
+        outcome.expect("it returns while the command runs").unwrap();
     }
 }

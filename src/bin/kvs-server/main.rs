@@ -143,7 +143,10 @@ fn serve<E: KvsEngine>(engine: E, args: &Args, options: ServerOptions) -> Result
                 .map_err(Failure::Runtime)?;
             let server = AsyncKvsServer::new(engine).options(options);
             on_signal(server.stopper())?;
-            runtime.block_on(server.run_on(listener))?;
+            let outcome = runtime.block_on(server.run_on(listener));
+            // Commands that outlast the drain are not waited for.
+            runtime.shutdown_background();
+            outcome?;
         }
         Runtime::Rayon => pooled::<E, RayonThreadPool>(engine, args, options, listener)?,
         Runtime::SharedQueue => {
