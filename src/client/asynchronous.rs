@@ -105,19 +105,37 @@ impl AsyncKvsClient {
     {
         let mut replies = Vec::with_capacity(commands.len());
         let (mut requests, mut count) = (Vec::new(), 0);
-        for (at, command) in commands.iter().enumerate() {
-            encode_request(command.as_ref(), &mut requests);
-            count += 1;
-            if requests.len() >= WINDOW_BYTES || at + 1 == commands.len() {
-                self.send(&requests, count).await?;
-                for _ in 0..count {
-                    replies.push(self.reply().await?);
-                }
+        let mut request = Vec::new();
+        for command in commands {
+            request.clear();
+            encode_request(command.as_ref(), &mut request);
+            // A longer one goes alone: then nothing waits to be read that it could wait for.
+            if count > 0 && requests.len() + request.len() > WINDOW_BYTES {
+                self.exchange(&requests, count, &mut replies).await?;
                 requests.clear();
                 count = 0;
             }
+            requests.extend_from_slice(&request);
+            count += 1;
+        }
+        if count > 0 {
+            self.exchange(&requests, count, &mut replies).await?;
         }
         Ok(replies)
+    }
+
+    /// Sends `requests`, which are so many, and appends their replies.
+    async fn exchange(
+        &mut self,
+        requests: &[u8],
+        count: usize,
+        replies: &mut Vec<Reply>,
+    ) -> ClientResult<()> {
+        self.send(requests, count).await?;
+        for _ in 0..count {
+            replies.push(self.reply().await?);
+        }
+        Ok(())
     }
 
     async fn send(&mut self, requests: &[u8], count: usize) -> ClientResult<()> {

@@ -214,3 +214,30 @@ fn a_command_that_does_not_end_is_not_waited_for_longer_than_said() {
         outcome.expect("it returns while the command runs").unwrap();
     }
 }
+
+// The client.
+
+#[cfg(feature = "async")]
+#[test]
+fn the_asynchronous_client_reads_replies_before_it_sends_a_large_request() {
+    use kvs::client::AsyncKvsClient;
+    everywhere(|running| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let done = runtime.block_on(async {
+            let mut client = AsyncKvsClient::connect(running.addr).await.unwrap();
+            client.set("big", "x".repeat(1 << 20)).await.unwrap();
+            let large = "y".repeat(32 << 20);
+            let mut commands = vec![vec!["GET", "big"]; 32];
+            commands.push(vec!["SET", "big", &large]);
+            commands.push(vec!["STRLEN", "big"]);
+            let pipeline = client.pipeline(&commands);
+            tokio::time::timeout(PATIENCE, pipeline).await
+        });
+        let replies = done.expect("both sides wait for each other").unwrap();
+        assert_eq!(replies.len(), 34);
+        assert_eq!(replies[33], kvs::protocol::Reply::Integer(32 << 20));
+    });
+}
