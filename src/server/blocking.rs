@@ -297,7 +297,7 @@ impl<E: Engine> Driver<E> {
 enum Next {
     Read,
     Write,
-    /// It has more to do, but others come first.
+    /// It has more to do, but others come first. All it was answered so far is written.
     Again,
     Close,
 }
@@ -315,8 +315,8 @@ impl<E: Engine> Drop for Job<'_, E> {
         match self.next {
             Next::Read => driver.arm(connection, EventFlags::IN, READING),
             Next::Write => driver.arm(connection, EventFlags::OUT, WRITING),
-            // There is always one of the two.
-            Next::Again => driver.arm(connection, EventFlags::IN | EventFlags::OUT, READING),
+            // There is room at once, unless the client reads nothing: then it is waited for to read.
+            Next::Again => driver.arm(connection, EventFlags::OUT, WRITING),
             Next::Close => driver.close(connection),
         }
     }
@@ -329,6 +329,7 @@ impl<E: Engine> Job<'_, E> {
         let (session, unread) = &mut *held;
         let mut stream = &connection.stream;
         let (mut turns, mut drained) = (0, false);
+        let mut turn = Turn::Idle;
         loop {
             // First what waits from before: a client that does not read gets no more to read.
             match write(session, stream) {
@@ -341,7 +342,10 @@ impl<E: Engine> Job<'_, E> {
                 }
                 Err(_) => return Next::Close,
             }
-            let turn = session.turn();
+            if turn == Turn::More && turns >= TURNS_MAX {
+                return Next::Again;
+            }
+            turn = session.turn();
             let trusted = session.is_trusted();
             if connection.trusted.swap(trusted, Ordering::Relaxed) && !trusted {
                 connection.asked.store(self.driver.now(), Ordering::Relaxed);
@@ -349,12 +353,7 @@ impl<E: Engine> Job<'_, E> {
             connection
                 .midway
                 .store(session.is_midway(), Ordering::Relaxed);
-            if turn == Turn::More {
-                turns += 1;
-                if turns >= TURNS_MAX {
-                    return Next::Again;
-                }
-            }
+            turns += usize::from(turn == Turn::More);
             if !session.output().is_empty() {
                 continue;
             }

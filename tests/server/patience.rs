@@ -129,6 +129,22 @@ fn an_import_without_end_leaves_a_single_thread_to_others_in_between() {
 
 // Slow readers.
 
+/// Bytes that a connection takes while nobody reads.
+fn capacity() -> usize {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let writer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let _reader = listener.accept().unwrap();
+    writer.set_nonblocking(true).unwrap();
+    let (chunk, mut taken) = (vec![0; 64 << 10], 0);
+    loop {
+        match (&writer).write(&chunk) {
+            Ok(len) => taken += len,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return taken,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
 #[test]
 fn who_reads_at_once_gets_a_reply_above_the_limit() {
     for driver in DRIVERS {
@@ -152,6 +168,33 @@ fn who_reads_at_once_gets_a_reply_above_the_limit() {
         (0..20).for_each(|_| pipeline.push(&["PING"]));
         pipeline.push(&["GET", "b"]);
         assert_eq!(pipeline.run().unwrap().len(), 21);
+    }
+}
+
+#[test]
+fn who_has_more_to_be_asked_and_reads_nothing_is_cut_off() {
+    let capacity = capacity();
+    for driver in DRIVERS {
+        let _told = Told(*driver);
+        let store = in_memory();
+        // After eight turns the socket is full, or more than two thirds full, or nearly.
+        let sizes: Vec<usize> = (11..20).map(|part| capacity / 20_000 * part).collect();
+        for size in &sizes {
+            let key = size.to_string();
+            store.store().set(key, vec![b'x'; *size]).unwrap();
+        }
+        let options = ServerOptions::new().write_max(Duration::from_millis(300));
+        let running = start(*driver, store, options);
+        let send = |size: &usize| {
+            let mut socket = running.socket();
+            let asked = request(&["GET", &size.to_string()]);
+            // More than the socket takes replies of, and no more than two reads take requests of.
+            let count = ((31 << 10) / asked.len()).max(capacity / size + 100);
+            socket.write_all(&asked.repeat(count)).unwrap();
+            socket
+        };
+        let _sockets: Vec<TcpStream> = sizes.iter().map(send).collect();
+        until_alone(&running);
     }
 }
 
