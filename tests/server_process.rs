@@ -100,6 +100,90 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+fn setting(client: &mut KvsClient, name: &str) -> String {
+    match client.call(&["CONFIG", "GET", name]).unwrap() {
+        Reply::Array(pair) => match &pair[1] {
+            Reply::Bulk(value) => String::from_utf8(value.clone()).unwrap(),
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
+// Open files.
+
+#[test]
+fn as_many_files_as_the_system_allows_may_be_open() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path(), "ulimit -S -n 100", &[]);
+    let limits = server.files_max();
+    assert_eq!(limits[0], limits[1], "soft and hard");
+    let hard = getrlimit(Resource::Nofile).maximum;
+    if hard.is_none_or(|hard| hard > 10_200) {
+        assert_eq!(setting(&mut server.client(), "maxclients"), "10000");
+        assert!(!server.log.contains("connections"), "{}", server.log);
+    }
+}
+
+#[test]
+fn clients_leave_files_for_the_store() {
+    for runtime in ["async", "shared-queue"] {
+        let dir = TempDir::new().unwrap();
+        let args = ["--runtime", runtime];
+        let server = Server::start(dir.path(), "ulimit -n 120", &args);
+        let mut client = server.client();
+        let most: usize = setting(&mut client, "maxclients").parse().unwrap();
+        assert!((8..=120 - 64).contains(&most), "{most}");
+        assert!(
+            server.log.contains(&format!("{most} connections")),
+            "{}",
+            server.log
+        );
+        let mut others: Vec<KvsClient> = (1..most).map(|_| server.client()).collect();
+        for other in &mut others {
+            other.call(&["PING"]).unwrap();
+        }
+        // One more is told so, and the store goes on: it can begin new segments.
+        let mut said = Vec::new();
+        let mut more = TcpStream::connect(server.addr).unwrap();
+        more.set_read_timeout(Some(PATIENCE)).unwrap();
+        more.read_to_end(&mut said).unwrap();
+        assert_eq!(said, b"-ERR max number of clients reached\r\n");
+        client.set("a", "1").unwrap();
+        assert!(server.files() + 50 <= 120, "{} files", server.files());
+    }
+}
+
+#[test]
+fn without_free_files_those_who_are_in_are_served_at_once() {
+    let dir = TempDir::new().unwrap();
+    let args = ["--runtime", "shared-queue"];
+    let server = Server::start(dir.path(), "true", &args);
+    let mut client = server.client();
+    client.call(&["PING"]).unwrap();
+    let pid = Pid::from_child(&server.child);
+    let hard = getrlimit(Resource::Nofile).maximum;
+    let limit = |current| Rlimit {
+        current,
+        maximum: hard,
+    };
+    // What is open stays open.
+    prlimit(Some(pid), Resource::Nofile, limit(Some(1))).unwrap();
+    let mut waiting = TcpStream::connect(server.addr).unwrap();
+    waiting.set_read_timeout(Some(PATIENCE)).unwrap();
+    waiting.write_all(b"PING\r\n").unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let started = Instant::now();
+    for _ in 0..100 {
+        client.call(&["PING"]).unwrap();
+    }
+    let took = started.elapsed();
+    // Who waits is let in when there is room again.
+    prlimit(Some(pid), Resource::Nofile, limit(hard)).unwrap();
+    waiting.read_exact(&mut [0; 7]).unwrap();
+    assert!(took < Duration::from_secs(3), "100 pings took {took:?}");
+}
+
 // The client.
 
 #[test]

@@ -43,7 +43,7 @@ const TICK: Duration = Duration::from_millis(500);
 /// How often it is looked whether the last jobs are done, once it ends.
 const DRAIN_TICK: Duration = Duration::from_millis(5);
 
-/// How long accepting rests when the process is out of file descriptors.
+/// How long nobody is accepted when the process is out of file descriptors.
 const REST: Duration = Duration::from_millis(50);
 
 /// What a connection waits for.
@@ -108,9 +108,15 @@ pub fn serve<E: Engine, P: ThreadPool>(
 
     let mut events = Vec::with_capacity(256);
     let mut last_tick = Instant::now();
+    // When accepting goes on, if it rests: meanwhile the listener is not waited for.
+    let mut rest: Option<Instant> = None;
     let mut end: Option<Instant> = None;
     loop {
-        let tick = if end.is_some() { DRAIN_TICK } else { TICK };
+        let tick = match (end, rest) {
+            (Some(_), _) => DRAIN_TICK,
+            (None, Some(_)) => REST,
+            (None, None) => TICK,
+        };
         let timeout = Timespec::try_from(tick).ok();
         let spare = rustix::buffer::spare_capacity(&mut events);
         match epoll::wait(&driver.epoll, spare, timeout.as_ref()) {
@@ -120,13 +126,22 @@ pub fn serve<E: Engine, P: ThreadPool>(
         for event in events.drain(..) {
             match event.data.u64() {
                 LISTENER => {
-                    if let Some(listener) = &listener {
-                        driver.accept(listener);
+                    if let Some(listener) = &listener
+                        && !driver.accept(listener)
+                    {
+                        epoll::delete(&driver.epoll, listener).map_err(io::Error::from)?;
+                        rest = Some(Instant::now() + REST);
                     }
                 }
                 STOP => {}
                 key => driver.dispatch(key, pool),
             }
+        }
+        if let Some(listener) = &listener
+            && rest.is_some_and(|rest| Instant::now() >= rest)
+        {
+            driver.watch(listener, LISTENER, EventFlags::IN)?;
+            rest = None;
         }
         if driver.stopper.is_stopped() && end.is_none() {
             // Who comes now is refused by the system.
@@ -169,18 +184,16 @@ impl<E: Engine> Driver<E> {
         self.started.elapsed().as_millis() as u64
     }
 
-    fn accept(self: &Arc<Self>, listener: &TcpListener) {
+    /// Lets all in that wait. False if that fails for want of descriptors or memory: nobody is helped
+    /// by trying again at once.
+    fn accept(self: &Arc<Self>, listener: &TcpListener) -> bool {
         loop {
             let (stream, addr) = match listener.accept() {
                 Ok(accepted) => accepted,
                 Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock => return,
+                    ErrorKind::WouldBlock => return true,
                     ErrorKind::ConnectionAborted | ErrorKind::Interrupted => continue,
-                    _ => {
-                        // Out of descriptors or memory: nobody is helped by trying at once.
-                        std::thread::sleep(REST);
-                        return;
-                    }
+                    _ => return false,
                 },
             };
             let Some(client) = self.shared.enter(Some(addr), stream.local_addr().ok()) else {

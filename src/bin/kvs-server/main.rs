@@ -3,12 +3,13 @@
 //! Parses arguments, opens the engine that lies in the directory, serves until it is told to stop;
 //! whatever is true of the data is the library's doing.
 //!
-//! Elsewhere: what an argument means (`args`), which engine lies in a directory (`directory`), what
-//! an exit code means (`exit`).
+//! Elsewhere: what an argument means (`args`), which engine lies in a directory (`directory`), how
+//! many files may be open and who may read new ones (`files`), what an exit code means (`exit`).
 
 mod args;
 mod directory;
 mod exit;
+mod files;
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -30,6 +31,9 @@ use exit::Failure;
 /// How long start waits for a lock or an address that a server before it may still hold.
 const PATIENCE: Duration = Duration::from_millis(800);
 
+/// Most connections, if as many files may be open.
+const CLIENTS_MAX: usize = 10_000;
+
 fn main() -> ExitCode {
     // Wrong usage ends in here: clap prints and exits with 2.
     let args = Args::parse();
@@ -47,17 +51,8 @@ fn log(line: std::fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "kvs-server: {line}");
 }
 
-/// As many open files as the system allows this account: every connection is one.
-fn allow_many_files() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    // With fewer, connections wait for each other.
-    let _ = setrlimit(Resource::Nofile, limit);
-}
-
 fn run(args: &Args) -> Result<(), Failure> {
-    allow_many_files();
+    files::allow_many();
     let password = args.password()?;
     args.check_exposure(password.is_some())?;
     let dir = args.dir();
@@ -75,7 +70,9 @@ fn run(args: &Args) -> Result<(), Failure> {
         args.addr,
         dir.display(),
     ));
-    let mut options = ServerOptions::new().writes_wait(args.durability.waits());
+    let mut options = ServerOptions::new()
+        .clients_max(CLIENTS_MAX)
+        .writes_wait(args.durability.waits());
     if let Some(password) = password {
         options = options.password(password);
     }
@@ -133,6 +130,13 @@ fn serve<E: KvsEngine>(engine: E, args: &Args, options: ServerOptions) -> Result
     };
     let listener = bind(args.addr, PATIENCE).map_err(failed)?;
     let local = listener.local_addr().map_err(failed)?;
+    let mut options = options;
+    if let Some(room) = files::room().filter(|room| *room < CLIENTS_MAX) {
+        log(format_args!(
+            "the limit of open files leaves room for {room} connections"
+        ));
+        options = options.clients_max(room);
+    }
     log(format_args!("listening on {local}"));
     match args.runtime {
         Runtime::Async => {

@@ -1,0 +1,23 @@
+//! How many files the process may have open.
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+/// Files that connections leave for new segments, compaction and the runtime.
+const RESERVE: u64 = 64;
+
+/// As many as the system allows this account. If it does not, there are fewer connections: see [`room`].
+pub fn allow_many() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+/// How many connections there is room for, beside what is open now; at least one. `None` if there is no
+/// limit.
+pub fn room() -> Option<usize> {
+    let limit = getrlimit(Resource::Nofile).current?;
+    // If it cannot be counted there are some dozen; the reserve covers them.
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, |open| open.count() as u64);
+    let room = limit.saturating_sub(open + RESERVE).max(1);
+    Some(usize::try_from(room).unwrap_or(usize::MAX))
+}
