@@ -8,7 +8,7 @@ use crate::engines::{Engine, Operation};
 use crate::protocol::command::{Client as ClientCommand, Command, Kill, Spec, TABLE, lookup};
 use crate::protocol::{CommandError, Reply, Version};
 use crate::server::execute::{ReplyOf, engine_error, needs};
-use crate::server::glob;
+use crate::server::glob::Pattern;
 use crate::server::shared::{Client, Shared};
 
 /// The Redis whose commands and texts these are.
@@ -227,8 +227,13 @@ fn setting<E: Engine>(name: &[u8], shared: &Shared<E>) -> Option<&'static str> {
 }
 
 fn config_get<E: Engine>(patterns: &[&[u8]], shared: &Shared<E>) -> ReplyOf<E> {
-    let patterns: Vec<Vec<u8>> = patterns.iter().map(|p| p.to_ascii_lowercase()).collect();
-    let like = |name: &str| patterns.iter().any(|p| glob::matches(p, name.as_bytes()));
+    let lower: Vec<Vec<u8>> = patterns.iter().map(|p| p.to_ascii_lowercase()).collect();
+    let patterns: Result<Vec<_>, _> = lower.iter().map(|p| Pattern::new(p)).collect();
+    let patterns = match patterns {
+        Ok(patterns) => patterns,
+        Err(error) => return Reply::error(error),
+    };
+    let like = |name: &str| patterns.iter().any(|p| p.matches(name.as_bytes()));
     let found = settings(shared).into_iter().filter(|(name, _)| like(name));
     Reply::Map(
         found

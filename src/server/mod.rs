@@ -14,6 +14,7 @@
 //!
 //! What an engine lacks answers `-ERR expiry not supported by engine 'sled'` and does not stand in
 //! `COMMAND`; any other command answers Redis' unknown-command error. Both keep the connection.
+//! Patterns have at most 1,024 bytes.
 //!
 //! | commands | need of the engine | `kvs` | `sled` | any [`KvsEngine`] |
 //! |---|---|---|---|---|

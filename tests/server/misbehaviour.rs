@@ -461,6 +461,6 @@ fn a_pattern_has_a_limit() {
         assert!(started.elapsed() < PATIENCE);
         let pattern = format!("[{}]*", "x".repeat(10_000));
         let reply = client.call(&["KEYS", &pattern]).unwrap();
-        assert_eq!(reply, Reply::Error(b"ERR pattern too long"[..].into()));
+        assert_eq!(reply, Reply::Error(b"ERR pattern is too long"[..].into()));
     });
 }

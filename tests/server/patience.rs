@@ -258,6 +258,25 @@ fn a_command_that_does_not_end_is_not_waited_for_longer_than_said() {
     }
 }
 
+// Patterns.
+
+#[test]
+fn long_patterns_are_refused() {
+    everywhere(|running| {
+        let mut client = running.client();
+        client.set("k", "1").unwrap();
+        let refused = "-ERR pattern is too long";
+        let longest = "*".repeat(1024);
+        assert_eq!(ask(&mut client, &format!("KEYS {longest}")), "[\"k\"]");
+        assert_eq!(ask(&mut client, &format!("KEYS {longest}*")), refused);
+        assert!(ask(&mut client, &format!("CONFIG GET {longest}")).contains("maxclients"));
+        assert_eq!(
+            ask(&mut client, &format!("CONFIG GET save {longest}*")),
+            refused
+        );
+    });
+}
+
 // The client.
 
 #[cfg(feature = "async")]

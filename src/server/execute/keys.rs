@@ -6,7 +6,7 @@ use crate::engines::{Engine, EngineError, Operation};
 use crate::protocol::command::Scan;
 use crate::protocol::{CommandError, Reply};
 use crate::server::execute::answer::Answer;
-use crate::server::glob;
+use crate::server::glob::Pattern;
 use crate::server::view::View;
 
 /// Bytes of keys that one `KEYS` answers at most.
@@ -108,23 +108,13 @@ pub fn random<E: Engine>(view: &mut View<'_, E>) -> Answer<E> {
     Ok(found.map_or(Reply::Null, Reply::Bulk))
 }
 
-/// Longest pattern: the time for one key is at most the product of both lengths.
-const PATTERN_BYTES_MAX: usize = 1024;
-
-fn check_pattern(pattern: &[u8]) -> Result<(), CommandError> {
-    match pattern.len() <= PATTERN_BYTES_MAX {
-        true => Ok(()),
-        false => Err(CommandError::Other("pattern too long")),
-    }
-}
-
 pub fn keys<E: Engine>(view: &mut View<'_, E>, pattern: &[u8]) -> Answer<E> {
-    check_pattern(pattern)?;
+    let pattern = Pattern::new(pattern)?;
     let mut found = Vec::new();
     let mut left = KEYS_BYTES_MAX;
     let mut too_many = false;
-    view.keys(glob::prefix(pattern), &mut |key| {
-        if !glob::matches(pattern, key) {
+    view.keys(pattern.prefix(), &mut |key| {
+        if !pattern.matches(key) {
             return ControlFlow::Continue(());
         }
         // What a key costs in the reply, and in the list that the reply is made from.
@@ -145,14 +135,14 @@ pub fn keys<E: Engine>(view: &mut View<'_, E>, pattern: &[u8]) -> Answer<E> {
 }
 
 pub fn scan<E: Engine>(view: &mut View<'_, E>, scan: &Scan<'_>) -> Answer<E> {
-    scan.pattern.map_or(Ok(()), check_pattern)?;
+    let pattern = scan.pattern.map(Pattern::new).transpose()?;
     let mut found = Vec::new();
     let strings = scan
         .kind
         .is_none_or(|kind| kind.eq_ignore_ascii_case(b"string"));
     let count = scan.count.min(SCAN_KEYS_MAX);
     let next = view.scan_from(scan.cursor, count, &mut |key| {
-        if strings && scan.pattern.is_none_or(|like| glob::matches(like, key)) {
+        if strings && pattern.as_ref().is_none_or(|like| like.matches(key)) {
             found.push(Reply::bulk(key));
         }
     })?;
