@@ -14,7 +14,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -23,6 +23,7 @@ use rustix::event::{EventfdFlags, Timespec, eventfd};
 
 use crate::engines::Engine;
 use crate::server::options::ServerOptions;
+use crate::server::patience::Patience;
 use crate::server::session::{Session, Turn};
 use crate::server::shared::Shared;
 use crate::server::stop::Stopper;
@@ -54,15 +55,10 @@ const WORKING: u8 = 2;
 struct Connection<E: Engine> {
     key: u64,
     stream: TcpStream,
-    session: Mutex<(Session<E>, Unread<E>)>,
+    session: Mutex<(Session<E>, Unread<E>, Patience)>,
     waits: AtomicU8,
-    trusted: AtomicBool,
-    /// A part of a request has come.
-    midway: AtomicBool,
-    /// Milliseconds since the start of the driver at which it began to wait.
-    since: AtomicU64,
-    /// When the password was first asked for.
-    asked: AtomicU64,
+    /// Milliseconds since the start of the driver at which it has waited for too long.
+    until: AtomicU64,
 }
 
 struct Driver<E: Engine> {
@@ -180,8 +176,11 @@ impl<E: Engine> Driver<E> {
         Ok(())
     }
 
-    fn now(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
+    /// From the start to `moment`; without one, for ever.
+    fn milliseconds(&self, moment: Option<Instant>) -> u64 {
+        moment.map_or(u64::MAX, |moment| {
+            (moment - self.started).as_millis() as u64
+        })
     }
 
     /// Lets all in that wait. False if that fails for want of descriptors or memory: nobody is helped
@@ -205,15 +204,15 @@ impl<E: Engine> Driver<E> {
                 continue;
             }
             let key = client.id + FIRST;
+            let patience = Patience::new(session.is_trusted(), Instant::now());
+            let until = patience.until_read(&self.shared.options, Instant::now());
+            let unread = Unread::new(Arc::clone(&self.shared));
             let connection = Arc::new(Connection {
                 key,
                 stream,
-                trusted: AtomicBool::new(session.is_trusted()),
-                midway: AtomicBool::new(false),
-                session: Mutex::new((session, Unread::new(Arc::clone(&self.shared)))),
+                session: Mutex::new((session, unread, patience)),
                 waits: AtomicU8::new(READING),
-                since: AtomicU64::new(self.now()),
-                asked: AtomicU64::new(self.now()),
+                until: AtomicU64::new(self.milliseconds(until)),
             });
             let weak = Arc::downgrade(&connection);
             client.on_kill(move || {
@@ -256,7 +255,6 @@ impl<E: Engine> Driver<E> {
 
     /// Gives the connection back to the waiting thread.
     fn arm(&self, connection: &Connection<E>, flags: EventFlags, waits: u8) {
-        connection.since.store(self.now(), Ordering::Relaxed);
         connection.waits.store(waits, Ordering::Release);
         let key = EventData::new_u64(connection.key);
         let flags = flags | EventFlags::ONESHOT;
@@ -281,21 +279,10 @@ impl<E: Engine> Driver<E> {
 
     /// Ends connections that wait for too long.
     fn cut_late(&self) {
-        let options = &self.shared.options;
-        let now = self.now();
+        let now = self.milliseconds(Some(Instant::now()));
         let late = |connection: &Arc<Connection<E>>| {
-            let is = |what: &AtomicBool| what.load(Ordering::Relaxed);
-            let (since, asked) = (&connection.since, &connection.asked);
-            let (since, limit) = match connection.waits.load(Ordering::Acquire) {
-                WRITING => (since, Some(options.write_max)),
-                // Whatever it sends meanwhile.
-                READING if !is(&connection.trusted) => (asked, Some(options.auth_max)),
-                READING if is(&connection.midway) => (since, Some(options.silence_max())),
-                READING => (since, options.idle_max),
-                _ => (since, None),
-            };
-            let waited = now.saturating_sub(since.load(Ordering::Relaxed));
-            limit.is_some_and(|limit| u128::from(waited) > limit.as_millis())
+            connection.waits.load(Ordering::Acquire) != WORKING
+                && now > connection.until.load(Ordering::Relaxed)
         };
         let all: Vec<_> = self.connections.lock().values().cloned().collect();
         for connection in all.iter().filter(|connection| late(connection)) {
@@ -337,9 +324,30 @@ impl<E: Engine> Drop for Job<'_, E> {
 
 impl<E: Engine> Job<'_, E> {
     fn run(&self) -> Next {
+        let mut held = self.connection.session.lock();
+        let (session, unread, patience) = &mut *held;
+        let next = self.serve(session, unread, patience);
+        let (options, now) = (&self.driver.shared.options, Instant::now());
+        let until = match next {
+            Next::Read => patience.until_read(options, now),
+            Next::Write | Next::Again => patience.until_written(options, now),
+            Next::Close => None,
+        };
+        if until.is_some_and(|until| now >= until) {
+            return Next::Close;
+        }
+        let until = self.driver.milliseconds(until);
+        self.connection.until.store(until, Ordering::Relaxed);
+        next
+    }
+
+    fn serve(
+        &self,
+        session: &mut Session<E>,
+        unread: &mut Unread<E>,
+        patience: &mut Patience,
+    ) -> Next {
         let connection = self.connection;
-        let mut held = connection.session.lock();
-        let (session, unread) = &mut *held;
         let mut stream = &connection.stream;
         let (mut turns, mut drained) = (0, false);
         let mut turn = Turn::Idle;
@@ -359,13 +367,9 @@ impl<E: Engine> Job<'_, E> {
                 return Next::Again;
             }
             turn = session.turn();
-            let trusted = session.is_trusted();
-            if connection.trusted.swap(trusted, Ordering::Relaxed) && !trusted {
-                connection.asked.store(self.driver.now(), Ordering::Relaxed);
-            }
-            connection
-                .midway
-                .store(session.is_midway(), Ordering::Relaxed);
+            let ran = turn == Turn::More || !session.output().is_empty();
+            let (trusted, midway) = (session.is_trusted(), session.is_midway());
+            patience.turned(trusted, ran, midway, Instant::now());
             turns += usize::from(turn == Turn::More);
             if !session.output().is_empty() {
                 continue;
@@ -389,6 +393,7 @@ impl<E: Engine> Job<'_, E> {
                 Ok(0) => return Next::Close,
                 Ok(len) => {
                     turns += 1;
+                    patience.read(len);
                     // Less than there was room for: that was all for now.
                     drained = len < room;
                     session.filled(len);

@@ -40,6 +40,7 @@ mod execute;
 mod glob;
 mod locks;
 mod options;
+mod patience;
 #[cfg(feature = "async")]
 mod runtime;
 mod session;

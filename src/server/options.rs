@@ -92,8 +92,9 @@ impl ServerOptions {
         self
     }
 
-    /// Closes connections that have sent a part of a request and nothing more for so long. Default:
-    /// 30 s.
+    /// How long a request may take from its first byte to its last, and a second more for each 16 KiB
+    /// of it that have come; who takes longer, or sends nothing for so long in between, is closed.
+    /// Default: 30 s.
     #[must_use]
     pub fn request_max(mut self, silence: Duration) -> Self {
         self.request_max = silence;

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use crate::Result;
 use crate::engines::{Engine, EngineError, EngineVisitor, KvsEngine};
 use crate::server::options::ServerOptions;
+use crate::server::patience::Patience;
 use crate::server::session::{Session, Turn};
 use crate::server::shared::{Client, Shared};
 use crate::server::stop::Stopper;
@@ -212,9 +213,12 @@ async fn connection<E: Engine>(
     client.on_kill(move || cutter.notify_one());
     let options = &shared.options;
     let mut unread = Unread::new(Arc::clone(&shared));
-    let (mut trusted, mut asked) = (session.is_trusted(), Instant::now());
+    let mut patience = Patience::new(session.is_trusted(), Instant::now());
     loop {
         let turn = session.turn();
+        let ran = turn == Turn::More || !session.output().is_empty();
+        let (trusted, midway) = (session.is_trusted(), session.is_midway());
+        patience.turned(trusted, ran, midway, Instant::now());
         if !session.output().is_empty() {
             let written = tokio::select! {
                 biased;
@@ -241,22 +245,23 @@ async fn connection<E: Engine>(
             }
             continue;
         }
-        if std::mem::replace(&mut trusted, session.is_trusted()) && !trusted {
-            asked = Instant::now();
+        let now = Instant::now();
+        let until = patience.until_read(options, now);
+        // Who always has something to read would never be found late by the read.
+        if until.is_some_and(|until| now >= until) {
+            return;
         }
-        let patience = match (trusted, session.is_midway()) {
-            // Whatever it sends meanwhile.
-            (false, _) => options.auth_max.saturating_sub(asked.elapsed()),
-            (true, true) => options.silence_max(),
-            (true, false) => options.idle_max.unwrap_or(FOR_EVER),
-        };
+        let time = until.map_or(FOR_EVER, |until| until - now);
         let read = tokio::select! {
-            read = timeout(patience, stream.read(session.space())) => read,
+            read = timeout(time, stream.read(session.space())) => read,
             () = cut.notified() => return,
             _ = stopped.wait_for(|stopped| *stopped) => continue,
         };
         match read {
-            Ok(Ok(len @ 1..)) => session.filled(len),
+            Ok(Ok(len @ 1..)) => {
+                patience.read(len);
+                session.filled(len);
+            }
             Ok(Err(error)) if error.kind() == ErrorKind::Interrupted => {}
             _ => return,
         }

@@ -198,6 +198,59 @@ fn who_has_more_to_be_asked_and_reads_nothing_is_cut_off() {
     }
 }
 
+// Slow senders.
+
+#[test]
+fn nobody_keeps_a_request_open_by_a_byte_now_and_then() {
+    for driver in DRIVERS {
+        let _told = Told(*driver);
+        let options = ServerOptions::new().request_max(Duration::from_millis(400));
+        let running = start(*driver, in_memory(), options);
+        let mut socket = running.socket();
+        // Two whole ones first: the time is that of the one that is begun.
+        socket
+            .write_all(b"PING\r\nPING\r\n*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$9000\r\n")
+            .unwrap();
+        socket.read_exact(&mut [0; 14]).unwrap();
+        let pause = Duration::from_millis(20);
+        socket.set_read_timeout(Some(pause)).unwrap();
+        let started = Instant::now();
+        loop {
+            assert!(started.elapsed() < PATIENCE / 2, "it keeps its place");
+            match socket
+                .write_all(b"x")
+                .and_then(|()| socket.read(&mut [0; 9]))
+            {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                _ => break,
+            }
+        }
+        // One that goes on may take longer, and so may many small ones.
+        let mut socket = running.socket();
+        let value = vec![b'x'; 640 << 10];
+        socket
+            .write_all(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$655360\r\n")
+            .unwrap();
+        for part in value.chunks(10 << 10) {
+            socket.write_all(part).unwrap();
+            std::thread::sleep(pause);
+        }
+        socket.write_all(b"\r\n").unwrap();
+        let mut reply = [0; 5];
+        socket.read_exact(&mut reply).unwrap();
+        assert_eq!(&reply, b"+OK\r\n");
+        // Always with the beginning of the next.
+        let mut reply = [0; 7];
+        socket.write_all(b"PI").unwrap();
+        for _ in 0..60 {
+            socket.write_all(b"NG\r\nPI").unwrap();
+            socket.read_exact(&mut reply).unwrap();
+            assert_eq!(&reply, b"+PONG\r\n");
+            std::thread::sleep(pause);
+        }
+    }
+}
+
 // The end.
 
 /// Like `start`, with one thread; the outcome is told when the server has returned.
