@@ -110,6 +110,51 @@ fn setting(client: &mut KvsClient, name: &str) -> String {
     }
 }
 
+// What is created.
+
+/// What others than the owner may do to anything in or below `dir`.
+fn open_to_others(dir: &Path) -> Vec<(PathBuf, u32)> {
+    let all = walkdir::WalkDir::new(dir).into_iter().map(Result::unwrap);
+    all.map(|entry| {
+        let mode = entry.metadata().unwrap().permissions().mode();
+        (entry.into_path(), mode & 0o777)
+    })
+    .filter(|(_, mode)| mode & 0o077 != 0)
+    .collect()
+}
+
+#[test]
+fn what_the_server_creates_is_its_account_s_alone() {
+    for engine in ["kvs", "sled"] {
+        for umask in ["0", "022"] {
+            let dir = TempDir::new().unwrap();
+            let umask = format!("umask {umask}");
+            let args = ["--engine", engine, "--dir", "new/deep"];
+            let server = Server::start(dir.path(), &umask, &args);
+            server.client().set("a", "1").unwrap();
+            let new = dir.path().join("new");
+            assert!(new.join("deep").is_dir());
+            assert_eq!(open_to_others(&new), [], "{engine} at {umask}");
+        }
+    }
+}
+
+#[test]
+fn a_server_that_is_refused_creates_nothing() {
+    let dir = TempDir::new().unwrap();
+    for args in [
+        &["--engine", "sled", "--durability", "sync", "--dir", "new"][..],
+        &["--dir", "new", "--password-file", "none"],
+    ] {
+        refused(dir.path(), args);
+        assert_eq!(
+            std::fs::read_dir(dir.path()).unwrap().count(),
+            0,
+            "{args:?}"
+        );
+    }
+}
+
 // Open files.
 
 #[test]

@@ -53,13 +53,10 @@ fn log(line: std::fmt::Arguments<'_>) {
 
 fn run(args: &Args) -> Result<(), Failure> {
     files::allow_many();
+    files::keep_private();
     let password = args.password()?;
     args.check_exposure(password.is_some())?;
     let dir = args.dir();
-    std::fs::create_dir_all(&dir).map_err(|source| Failure::Directory {
-        dir: dir.clone(),
-        source,
-    })?;
     let engine = directory::choose(&dir, args.engine)?;
     if engine == EngineName::Sled && args.durability != Level::Os {
         return Err(Failure::NoLevels { engine });
@@ -87,6 +84,8 @@ fn run(args: &Args) -> Result<(), Failure> {
             serve(KvStore::from_store(store), args, options)
         }
         EngineName::Sled => {
+            // The engine kvs makes its own.
+            files::create_directory(&dir)?;
             let open =
                 || sled::open(&dir).map_err(|error| Error::from(std::io::Error::from(error)));
             serve(
