@@ -229,6 +229,41 @@ fn without_free_files_those_who_are_in_are_served_at_once() {
     assert!(took < Duration::from_secs(3), "100 pings took {took:?}");
 }
 
+// The engine sled.
+
+#[test]
+fn a_store_of_sled_that_is_open_or_damaged_has_its_exit_code() {
+    let dir = TempDir::new().unwrap();
+    let db = sled::open(dir.path()).unwrap();
+    db.insert("a", "1").unwrap();
+    db.flush().unwrap();
+    let output = refused(dir.path(), &["--engine", "sled"]);
+    assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+    assert!(said(&output).contains("in use"), "{}", said(&output));
+    drop(db);
+    std::fs::write(dir.path().join("conf"), "no settings, but long enough").unwrap();
+    let output = refused(dir.path(), &["--engine", "sled"]);
+    assert_eq!(output.status.code(), Some(4), "{}", said(&output));
+}
+
+#[test]
+fn a_name_alone_is_no_store_of_sled() {
+    for directory in [false, true] {
+        let dir = TempDir::new().unwrap();
+        let conf = dir.path().join("conf");
+        match directory {
+            true => std::fs::create_dir(&conf).unwrap(),
+            false => std::fs::write(&conf, "mine\n").unwrap(),
+        }
+        let server = Server::start(dir.path(), "true", &[]);
+        assert!(server.log.contains("engine kvs"), "{}", server.log);
+        assert!(!dir.path().join("blobs").exists());
+        if !directory {
+            assert_eq!(std::fs::read(&conf).unwrap(), b"mine\n");
+        }
+    }
+}
+
 // The client.
 
 #[test]

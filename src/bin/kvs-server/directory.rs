@@ -7,20 +7,20 @@ use kvs_format::name::MANIFEST;
 use crate::args::EngineName;
 use crate::exit::Failure;
 
-/// A file that a directory of this engine has from the beginning.
-fn mark(engine: EngineName) -> &'static str {
+/// Whether `dir` has what a directory of this engine has from the beginning.
+fn lies(engine: EngineName, dir: &Path) -> bool {
     match engine {
-        EngineName::Kvs => MANIFEST,
-        EngineName::Sled => "conf",
+        EngineName::Kvs => dir.join(MANIFEST).exists(),
+        // sled makes `blobs` first. The name `conf` alone may be anybody's.
+        EngineName::Sled => dir.join("conf").is_file() && dir.join("blobs").is_dir(),
     }
 }
 
 /// The engine to open: what lies there, if that is what is wanted.
 pub fn choose(dir: &Path, wanted: Option<EngineName>) -> Result<EngineName, Failure> {
-    let lies = |engine: &EngineName| dir.join(mark(*engine)).exists();
     let found: Vec<EngineName> = [EngineName::Kvs, EngineName::Sled]
         .into_iter()
-        .filter(lies)
+        .filter(|engine| lies(*engine, dir))
         .collect();
     match (found.as_slice(), wanted) {
         ([], wanted) => Ok(wanted.unwrap_or(EngineName::Kvs)),

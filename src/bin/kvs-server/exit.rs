@@ -13,6 +13,7 @@ use crate::args::EngineName;
 #[derive(Debug)]
 pub enum Failure {
     Store(Error),
+    Sled { dir: PathBuf, source: sled::Error },
     Directory { dir: PathBuf, source: io::Error },
     OtherEngine { dir: PathBuf, found: EngineName },
     BothEngines { dir: PathBuf },
@@ -35,7 +36,11 @@ impl Failure {
         match self {
             Self::Exposed { .. } | Self::EmptyPassword { .. } | Self::NoLevels { .. } => 2,
             Self::Store(Error::Locked { .. }) => 3,
-            Self::Store(Error::Corrupt { .. } | Error::Missing { .. }) => 4,
+            Self::Store(Error::Corrupt { .. } | Error::Missing { .. })
+            | Self::Sled {
+                source: sled::Error::Corruption { .. },
+                ..
+            } => 4,
             _ => 5,
         }
     }
@@ -54,6 +59,9 @@ impl fmt::Display for Failure {
                 )
             }
             Self::Store(error) => error.fmt(f),
+            Self::Sled { dir, source } => {
+                write!(f, "cannot open the sled store {}: {source}", dir.display())
+            }
             Self::Directory { dir, source } => {
                 write!(f, "cannot create {}: {source}", dir.display())
             }

@@ -79,33 +79,29 @@ fn run(args: &Args) -> Result<(), Failure> {
     match engine {
         EngineName::Kvs => {
             let options_of_store = Options::new().durability(args.durability.level());
-            let store = patiently(is_locked, || options_of_store.open(&dir))?;
+            let open = || options_of_store.open(&dir).map_err(Failure::Store);
+            let store = patiently(is_locked, open)?;
             log(format_args!("{}", store.recovery()));
             serve(KvStore::from_store(store), args, options)
         }
         EngineName::Sled => {
             // The engine kvs makes its own.
             files::create_directory(&dir)?;
-            let open =
-                || sled::open(&dir).map_err(|error| Error::from(std::io::Error::from(error)));
-            serve(
-                SledKvsEngine::new(patiently(is_locked, open)?),
-                args,
-                options,
-            )
+            let db = patiently(is_locked, || open_sled(&dir))?;
+            serve(SledKvsEngine::new(db), args, options)
         }
     }
 }
 
 /// A server that was just killed may not be gone yet.
 fn patiently<T>(
-    again: impl Fn(&Error) -> bool,
-    mut action: impl FnMut() -> kvs::Result<T>,
-) -> kvs::Result<T> {
+    again: impl Fn(&Failure) -> bool,
+    mut action: impl FnMut() -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let until = Instant::now() + PATIENCE;
     loop {
         match action() {
-            Err(error) if again(&error) && Instant::now() < until => {
+            Err(failure) if again(&failure) && Instant::now() < until => {
                 std::thread::sleep(Duration::from_millis(20));
             }
             outcome => return outcome,
@@ -113,13 +109,24 @@ fn patiently<T>(
     }
 }
 
-/// Whether another process holds the store; sled says it as one of several errors of the system.
-fn is_locked(error: &Error) -> bool {
-    matches!(error, Error::Locked { .. }) || is_sled_error(error)
+/// Whether another process holds the store.
+fn is_locked(failure: &Failure) -> bool {
+    matches!(failure, Failure::Store(Error::Locked { .. }))
 }
 
-fn is_sled_error(error: &Error) -> bool {
-    matches!(error, Error::Io { path, .. } if path == Path::new(""))
+/// sled has no kind of its own for a store that is taken: it is told by the text.
+fn open_sled(dir: &Path) -> Result<sled::Db, Failure> {
+    sled::open(dir).map_err(|error| match error {
+        sled::Error::Io(source) if source.to_string().starts_with("could not acquire lock") => {
+            Failure::Store(Error::Locked {
+                path: dir.to_path_buf(),
+            })
+        }
+        source => Failure::Sled {
+            dir: dir.to_path_buf(),
+            source,
+        },
+    })
 }
 
 fn serve<E: KvsEngine>(engine: E, args: &Args, options: ServerOptions) -> Result<(), Failure> {
