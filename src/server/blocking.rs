@@ -145,10 +145,7 @@ pub fn serve<E: Engine, P: ThreadPool>(
             end = Some(Instant::now() + drain_max);
             // Once: it goes on ringing.
             let _ = epoll::delete(&driver.epoll, &bell);
-        }
-        if end.is_some() {
-            // Also those that were at work when it was told to stop.
-            driver.wake_readers(pool);
+            driver.end_readers();
         }
         if last_tick.elapsed() >= TICK {
             last_tick = Instant::now();
@@ -263,17 +260,11 @@ impl<E: Engine> Driver<E> {
         }
     }
 
-    /// Lets all that wait for a request look once more, and end.
-    fn wake_readers<P: ThreadPool>(self: &Arc<Self>, pool: &P) {
-        let reads = |c: &Connection<E>| c.waits.load(Ordering::Acquire) == READING;
-        let connections = self.connections.lock();
-        let keys = connections
-            .iter()
-            .filter(|(_, connection)| reads(connection));
-        let keys: Vec<u64> = keys.map(|(key, _)| *key).collect();
-        drop(connections);
-        for key in keys {
-            self.dispatch(key, pool);
+    /// Lets all connections end when they have read what has come: behind it stands the end of their
+    /// input. Those that wait are woken by that, and those at work find it later.
+    fn end_readers(&self) {
+        for connection in self.connections.lock().values() {
+            let _ = connection.stream.shutdown(Shutdown::Read);
         }
     }
 
@@ -377,14 +368,8 @@ impl<E: Engine> Job<'_, E> {
             match turn {
                 Turn::Close => return Next::Close,
                 Turn::More => continue,
-                Turn::Idle if drained => {
-                    return match self.driver.stopper.is_stopped() {
-                        true => Next::Close,
-                        false => Next::Read,
-                    };
-                }
                 // What has come meanwhile fires at once, behind the others.
-                Turn::Idle if turns >= TURNS_MAX => return Next::Read,
+                Turn::Idle if drained || turns >= TURNS_MAX => return Next::Read,
                 Turn::Idle => {}
             }
             let space = session.space();

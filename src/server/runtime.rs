@@ -238,11 +238,15 @@ async fn connection<E: Engine>(
             Turn::Idle => {}
         }
         if *stopped.borrow() {
-            // What has come already is answered still.
-            match stream.try_read(session.space()) {
+            // What has come already is answered still. The system is asked: the runtime knows of it only
+            // since it last asked.
+            match rustix::io::read(&stream, session.space()) {
                 Ok(len @ 1..) => session.filled(len),
+                Err(rustix::io::Errno::INTR) => {}
                 _ => return,
             }
+            // One that sends without end is aborted here when the drain is over.
+            tokio::task::yield_now().await;
             continue;
         }
         let now = Instant::now();

@@ -311,6 +311,39 @@ fn a_command_that_does_not_end_is_not_waited_for_longer_than_said() {
     }
 }
 
+#[test]
+fn what_has_come_when_it_is_told_to_stop_is_answered() {
+    for driver in DRIVERS {
+        let _told = Told(*driver);
+        let engine = Gated::new();
+        let gate = Arc::clone(&engine.gate);
+        let (addr, stopper, told) = start_alone(*driver, engine, ServerOptions::new());
+        let mut others: Vec<TcpStream> =
+            (0..8).map(|_| TcpStream::connect(addr).unwrap()).collect();
+        let mut reply = [0; 7];
+        for other in &mut others {
+            other.set_read_timeout(Some(PATIENCE)).unwrap();
+            other.write_all(b"PING\r\n").unwrap();
+            other.read_exact(&mut reply).unwrap();
+        }
+        let mut busy = TcpStream::connect(addr).unwrap();
+        busy.write_all(&request(&["GET", "gate"])).unwrap();
+        gate.until_reached();
+        // The only thread is busy: nobody has looked at these.
+        for other in &mut others {
+            other.write_all(b"PING\r\n").unwrap();
+        }
+        stopper.stop();
+        std::thread::sleep(Duration::from_millis(100));
+        gate.open();
+        for other in &mut others {
+            let got = other.read_exact(&mut reply);
+            assert!(got.is_ok() && &reply == b"+PONG\r\n", "{got:?}");
+        }
+        told.recv_timeout(PATIENCE).unwrap().unwrap();
+    }
+}
+
 // Patterns.
 
 #[test]
