@@ -313,6 +313,13 @@ fn hint_entries_out_of_order_or_range_are_refused_under_a_right_check() {
         &[good, entry(5, 9, 4176, 24, Kind::Tombstone)],
         None,
     );
+    let twin = entry(5, 10, 4176, 32, Kind::Set);
+    check("of equal LSNs, lower offset behind", &[twin, good], None);
+    check(
+        "of equal LSNs, higher offset behind",
+        &[good, twin],
+        Some(1),
+    );
     check("up to the end", &[entry(5, 10, 4216, 24, Kind::Set)], None);
     check(
         "newer behind older",

@@ -50,7 +50,7 @@ pub struct Engine<F: Fs> {
     pub(crate) hash_key: HashKey,
     pub(crate) index: Index<View>,
     pub(crate) windows: Windows,
-    /// One compaction at a time.
+    /// One compaction at a time, or one load that becomes visible.
     pub(crate) compaction: Mutex<()>,
     /// The writer section.
     pub(crate) section: Mutex<Section<F>>,

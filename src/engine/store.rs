@@ -344,7 +344,8 @@ impl Store {
     ///
     /// Cost: about 40 bytes of memory a pair until it returns, and the index of the keys' shards a
     /// second time at its end; a `Vec` of pairs or a few hundred of them are better written as a
-    /// [`Batch`]. The iterator may read and write this store. Compaction goes on while it gives pairs.
+    /// [`Batch`]. The iterator may read and write this store. Compaction goes on while it gives pairs; the
+    /// end of the load waits for the step that is under way.
     ///
     /// ```
     /// let store = kvs::Options::new().open_in_memory()?;

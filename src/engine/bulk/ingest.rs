@@ -171,7 +171,10 @@ impl<F: Fs> Ingest<'_, F> {
         let usual = config.segment_size(stored + self.full + coming, 0);
         let least = (PAGE_BYTES + size + FOOTER_RECORD_BYTES).next_multiple_of(4096);
         let fresh = engine.create_for_load(usual.max(least), least)?;
-        self.outputs.push(Output::new(fresh, config.populates()));
+        let room = fresh.capacity / average.max(1);
+        let mut output = Output::new(fresh, config.populates());
+        output.entries.reserve(left.min(room) as usize);
+        self.outputs.push(output);
         Ok(())
     }
 
@@ -220,9 +223,9 @@ impl<F: Fs> Ingest<'_, F> {
         };
         let outputs = &mut self.outputs;
         let mut hint = || {
-            // On a full disk the room is needed for more important things.
             for output in outputs.iter_mut() {
                 engine.sort_output(output);
+                // On a full disk the room is needed for more important things.
                 if !engine.reserve.is_lent() {
                     engine.write_output_hint(output);
                 }
@@ -363,5 +366,31 @@ impl<F: Fs> Ingest<'_, F> {
         drop(guard);
         // Outside the section: that takes its time.
         drop(before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::config::Config;
+    use crate::engine::options::Options;
+    use crate::storage::location::{WINDOW_BYTES, WINDOWS_MAX};
+    use crate::storage::real::RealFs;
+
+    #[test]
+    fn a_load_for_which_there_are_no_windows_is_refused_whole() {
+        let mut config = Config::new(&Options::new().segment_bytes(64 << 10));
+        config.reserve = false;
+        let engine = Engine::open(RealFs::in_memory(), config).unwrap();
+        engine.set(b"before", b"1").unwrap();
+        let load = || engine.load((0..200u8).map(|i| Ok::<_, Error>(([i], [i; 1000]))));
+        // All but the one that is used, one that may have been prepared, and one for the load.
+        let most = WINDOWS_MAX as u64 - 3;
+        let lease = engine.windows.lease(most * WINDOW_BYTES).unwrap();
+        assert!(matches!(load(), Err(Error::StoreFull)));
+        assert_eq!((engine.len(), engine.segments.read().len()), (1, 1));
+        drop(lease);
+        assert_eq!(load().unwrap().segments, 4);
+        assert_eq!(engine.len(), 201);
     }
 }

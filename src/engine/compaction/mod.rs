@@ -9,6 +9,9 @@
 //! 5. COMPACT in the manifest - from here the inputs are leftovers;
 //! 6. unlink the inputs, sync the directory, FORGET;
 //! 7. unmap, when the last value that points there is gone.
+//!
+//! A bulk load under way (`engine::bulk`) may hold older values than any tombstone written since it
+//! began: those tombstones stay.
 
 pub mod plan;
 mod run;
