@@ -19,11 +19,14 @@ pub use engine::checkpoint::{CheckpointOptions, CheckpointProgress, CheckpointRe
 pub use engine::cursor::Cursor;
 pub use engine::error::{Error, Result};
 pub use engine::forecast::{Forecast, Plan};
+#[cfg(feature = "latency")]
+pub use engine::latency::{Latency, LatencyReport};
 pub use engine::options::{Compaction, Durability, Options, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 pub use engine::repair::{RepairOptions, repair};
 pub use engine::report::{
-    CloseReport, CompactProgress, CompactReport, Damage, LoadReport, Lost, RecoveryReport,
-    SegmentKind, SegmentStats, Stats, TornTail, Undone, VerifyReport,
+    CloseReport, CompactProgress, CompactReport, CompactionStats, Damage, GROUP_SIZES, GroupStats,
+    LoadReport, Lost, RecoveryReport, SegmentKind, SegmentStats, Stats, TornTail, Undone,
+    VerifyReport,
 };
 pub use engine::rmw::Update;
 pub use engine::value::{Key, Value};

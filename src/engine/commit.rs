@@ -79,7 +79,7 @@ impl<F: Fs> Engine<F> {
         };
         let started = Instant::now();
         for segment in &segments {
-            if let Err(source) = segment.sync() {
+            if let Err(source) = self.sync_segment(segment) {
                 let error = Error::Io {
                     op: "sync the segment",
                     path: self.fs.path_of(&name::segment(segment.header.id)),

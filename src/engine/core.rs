@@ -1,8 +1,8 @@
 //! The engine's parts and who may touch them when.
 //!
 //! Lock order, outermost first: `compaction`, `section`, `segments`, `manifest`, shards of the
-//! index; `commit`, `upkeep`, `interval`, `populate`, `background`, `reserve`, `snapshots`, `retired` and the
-//! flags of failed syncs are taken last and never while waiting for another. Readers never wait for a sync.
+//! index; `commit`, `upkeep`, `interval`, `populate`, `background`, `reserve`, `snapshots`, `retired`,
+//! `counters` and the flags of failed syncs are taken last and never while waiting for another. Readers never wait for a sync.
 //! Writers wait for one inside the section when a segment is needed and the one before is not yet
 //! sealed, or none is ready; when the first write of a life goes on in the segment of the last; and
 //! when the store is poisoned.
@@ -25,8 +25,10 @@ use crate::engine::bulk::state::Loads;
 use crate::engine::catalog::{End, LogEnd, Manifest};
 use crate::engine::compaction::state::Background;
 use crate::engine::config::Config;
+use crate::engine::counters::Counters;
 use crate::engine::deadlines::{Deadlines, Interval};
 use crate::engine::error::{Error, Result};
+use crate::engine::latency::Timers;
 use crate::engine::pending::Pending;
 use crate::engine::populate::{Ahead, Populate};
 use crate::engine::recovery::{Recovered, Resumable, recover};
@@ -80,7 +82,20 @@ pub struct Engine<F: Fs> {
     pub(crate) retired: Mutex<Vec<(Weak<Map>, u64)>>,
     /// Those that may live, the oldest first.
     pub(crate) snapshots: Mutex<Vec<Weak<Frozen>>>,
+    pub(crate) counters: Counters,
+    pub(crate) timers: Timers,
     pub(crate) report: RecoveryReport,
+}
+
+/// What writers appended.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Written {
+    /// Sets and removes.
+    pub(crate) records: u64,
+    /// Bytes of their keys and values.
+    pub(crate) bytes: u64,
+    /// Bytes appended to the log for them, headers and what the store notes for itself included.
+    pub(crate) appended: u64,
 }
 
 /// What only the holder of the section touches.
@@ -107,6 +122,8 @@ pub struct Section<F: Fs> {
     pub(crate) deadlines: Deadlines,
     /// When the active segment was activated, and the number of group commits then.
     pub(crate) activated: (Duration, u64),
+    /// What was written since the store was opened.
+    pub(crate) written: Written,
     /// Bytes of data records in all segments.
     pub(crate) payload: u64,
     /// Those of them that are not the newest of their key.
@@ -194,6 +211,7 @@ impl<F: Fs> Engine<F> {
                 loads: Loads::default(),
                 deadlines: Deadlines::default(),
                 activated: (Duration::ZERO, 0),
+                written: Written::default(),
                 payload,
                 dead,
                 compact_floor: 0,
@@ -214,6 +232,8 @@ impl<F: Fs> Engine<F> {
             version: AtomicU64::new(0),
             retired: Mutex::new(Vec::new()),
             snapshots: Mutex::new(Vec::new()),
+            counters: Counters::default(),
+            timers: Timers::default(),
             report,
         }))
     }

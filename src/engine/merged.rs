@@ -199,7 +199,7 @@ impl<F: Fs> Engine<F> {
 
     /// Makes it durable. If that fails the store is poisoned: see [`Segment::sync`].
     pub(crate) fn sync_output(&self, segment: &Segment<F>) -> Result<()> {
-        segment.sync().map_err(|source| {
+        self.sync_segment(segment).map_err(|source| {
             self.upkeep_failed();
             self.io("sync the merged segment", &name::segment(segment.header.id))(source)
         })

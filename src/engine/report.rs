@@ -245,6 +245,54 @@ pub struct SegmentStats {
     pub live_bytes: u64,
     /// Bytes of records that compaction can drop, tombstones included.
     pub dead_bytes: u64,
+    /// Bytes of disk of its file, preallocated space included.
+    pub allocated_bytes: u64,
+    /// Values, readers and others that keep it mapped at this moment.
+    pub pins: u64,
+}
+
+/// Sizes of groups that are told apart: powers of two.
+pub const GROUP_SIZES: usize = 12;
+
+/// Group commits since the store was opened: syncs of the log that made writes durable, each shared by
+/// all who waited for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GroupStats {
+    /// How many there were.
+    pub count: u64,
+    /// Threads that waited for them, in all; the mean size of a group is `writers / count`.
+    pub writers: u64,
+    /// Most threads that waited for one.
+    pub largest: u64,
+    /// Groups of 1, of 2 to 3, of 4 to 7, ..., of 2048 and more threads.
+    pub by_size: [u64; GROUP_SIZES],
+    /// Threads that wait for the next one at this moment, besides the one that syncs.
+    pub waiting: u64,
+}
+
+/// Compaction since the store was opened, whoever asked for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CompactionStats {
+    /// Steps that rewrote segments.
+    pub steps: u64,
+    /// Steps that were ended before they were done, or failed.
+    pub steps_ended: u64,
+    /// Bytes of records read.
+    pub bytes_read: u64,
+    /// Bytes of the segments that took the place of others.
+    pub bytes_written: u64,
+    /// By how much they are smaller than those.
+    pub bytes_given_back: u64,
+    /// Time that steps took, rests included.
+    pub time: Duration,
+    /// Time in which the thread rested, to leave the machine to others.
+    pub rest_time: Duration,
+    /// How often a writer waited for compaction.
+    pub brakes: u64,
+    /// Time that writers waited.
+    pub brake_time: Duration,
 }
 
 /// What the store holds and costs.
@@ -257,6 +305,10 @@ pub struct Stats {
     pub live_bytes: u64,
     /// Bytes of records that compaction can drop, tombstones included.
     pub dead_bytes: u64,
+    /// Values, readers and others that keep live segments mapped at this moment.
+    pub pins: u64,
+    /// Removed segments that snapshots and values still held keep mapped and on disk.
+    pub pinned_segments: u64,
     /// Bytes of removed segments that snapshots and values still held keep mapped and on disk.
     pub pinned_bytes: u64,
     /// How many of them snapshots keep, iterators included.
@@ -270,6 +322,10 @@ pub struct Stats {
     /// Bytes of disk set aside for removing and compacting on a full disk. 0 in a small store, and
     /// while they are used: then nothing can be set.
     pub reserve_bytes: u64,
+    /// The disk was full and the room set aside is in use: removing and compacting go on, nothing is set.
+    pub reserve_lent: bool,
+    /// A sync has failed: nothing is written until the store is reopened.
+    pub poisoned: bool,
     /// Bytes of memory of the index.
     pub index_bytes: u64,
     /// Bytes of disk of all files, preallocated space included.
@@ -278,9 +334,24 @@ pub struct Stats {
     pub last_lsn: u64,
     /// Highest log sequence number known to be on disk.
     pub durable_lsn: u64,
-    /// Group commits since the store was opened: syncs of the log that made writes durable, each shared
-    /// by all who waited for it.
+    /// Group commits since the store was opened: as in [`GroupStats::count`].
     pub group_commits: u64,
+    /// What they were like.
+    pub groups: GroupStats,
+    /// Syncs of segments since the store was opened: those of group commits, of sealing and of compaction.
+    pub syncs: u64,
+    /// How long they took in all.
+    pub sync_time: Duration,
+    /// Sets and removes stored since the store was opened.
+    pub written_records: u64,
+    /// Bytes of their keys and values.
+    pub written_bytes: u64,
+    /// Bytes appended to the log for them, headers and what the store notes for itself included. With
+    /// [`CompactionStats::bytes_written`] added, and divided by `written_bytes`, it is the write
+    /// amplification.
+    pub appended_bytes: u64,
+    /// What compaction did since the store was opened.
+    pub compaction: CompactionStats,
     /// The segments, by id.
     pub segments: Vec<SegmentStats>,
 }

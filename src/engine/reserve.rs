@@ -74,13 +74,11 @@ impl Reserve {
     /// As it was found when a store of `stored` bytes was opened. One that should have a reserve and
     /// has none has lent it.
     pub(crate) fn found<F: Fs>(fs: &F, enabled: bool, stored: u64) -> Self {
-        let held = match enabled {
-            true => fs
-                .open(name::RESERVE, Access::Read)
-                .and_then(|file| file.allocated())
-                .unwrap_or(0),
-            false => 0,
-        };
+        // Also for who only looks.
+        let held = fs
+            .open(name::RESERVE, Access::Read)
+            .and_then(|file| file.allocated())
+            .unwrap_or(0);
         Self {
             enabled,
             held: Mutex::new(held),

@@ -209,9 +209,8 @@ impl<F: Fs> Engine<F> {
             section.resumable = Some(resumable);
             return Err(self.or_disk_full(error));
         }
-        let ready = resumable
-            .segment
-            .sync()
+        let ready = self
+            .sync_segment(&resumable.segment)
             .map_err(self.io("sync the segment", &name))
             .inspect_err(|_| self.upkeep.fail())
             .and_then(|()| {
@@ -430,8 +429,7 @@ impl<F: Fs> Engine<F> {
         let SealJob { segment, map, end } = job;
         let id = segment.header.id;
         let name = name::segment(id);
-        segment
-            .sync()
+        self.sync_segment(&segment)
             .map_err(self.io("sync the segment", &name))
             .inspect_err(|_| self.upkeep.fail())?;
         self.edit(&Edit::Seal(seal_body(id, &end)))?;

@@ -92,7 +92,13 @@ impl<F: Fs> Engine<F> {
             reserve_bytes: self.reserve.bytes(),
             last_lsn: section.next_lsn - 1,
             durable_lsn: section.durable_lsn,
-            group_commits: self.commit.groups(),
+            reserve_lent: self.reserve.is_lent(),
+            poisoned: self.is_poisoned() || self.upkeep.has_failed(),
+            groups: self.commit.group_stats(),
+            written_records: section.written.records,
+            written_bytes: section.written.bytes,
+            appended_bytes: section.written.appended,
+            compaction: self.counters.compaction(),
             ..Stats::default()
         };
         for (id, segment) in segments.iter() {
@@ -103,7 +109,10 @@ impl<F: Fs> Engine<F> {
             let sealing = section.sealing.as_ref();
             stats.live_bytes += live;
             stats.dead_bytes += payload - live;
-            stats.disk_bytes += segment.file.allocated().unwrap_or(0);
+            let allocated = segment.file.allocated().unwrap_or(0);
+            let pins = slot.stripes.count();
+            stats.disk_bytes += allocated;
+            stats.pins += pins;
             stats.segments.push(SegmentStats {
                 id: *id,
                 kind: segment.header.kind,
@@ -111,6 +120,8 @@ impl<F: Fs> Engine<F> {
                 bytes: end.map_or_else(|| slot.map().published(), |end| end.length),
                 live_bytes: live,
                 dead_bytes: payload - live,
+                allocated_bytes: allocated,
+                pins,
             });
         }
         let others = segments
@@ -123,9 +134,11 @@ impl<F: Fs> Engine<F> {
             }
         }
         stats.pinned_bytes_max = self.config.pinned_bytes_max;
-        stats.pinned_bytes = self.pinned_bytes();
+        (stats.pinned_segments, stats.pinned_bytes) = self.pinned();
         let kept = self.kept_by_snapshots();
         (stats.snapshots, stats.snapshot_bytes) = (kept.snapshots, kept.bytes);
+        stats.group_commits = stats.groups.count;
+        (stats.syncs, stats.sync_time) = self.counters.syncs();
         stats.compaction_paused = stats.pinned_bytes > stats.pinned_bytes_max;
         stats
     }

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use crate::sync::{Condvar, Mutex, thread};
 
 use crate::engine::error::{Error, Result};
+use crate::engine::report::{GROUP_SIZES, GroupStats};
 
 /// What went wrong, to be told to every waiter.
 #[derive(Clone, Debug)]
@@ -129,7 +130,7 @@ struct State {
     last_group: usize,
     last_sync: Duration,
     /// Groups made durable.
-    groups: u64,
+    groups: GroupStats,
 }
 
 /// All that wait for one store.
@@ -151,7 +152,7 @@ impl Commit {
                 queue: Vec::new(),
                 last_group: 0,
                 last_sync: Duration::ZERO,
-                groups: 0,
+                groups: GroupStats::default(),
             }),
             queued: AtomicUsize::new(0),
         }
@@ -226,7 +227,12 @@ impl Commit {
     pub(crate) fn note_sync(&self, took: Duration) {
         let mut state = self.state.lock();
         state.last_sync = took;
-        state.groups += 1;
+        let size = state.last_group as u64;
+        state.groups.count += 1;
+        state.groups.writers += size;
+        state.groups.largest = state.groups.largest.max(size);
+        let power = (size.max(1).ilog2() as usize).min(GROUP_SIZES - 1);
+        state.groups.by_size[power] += 1;
     }
 
     /// Lets go of everybody who waits for `lsn` or less: what they wrote is durable and visible.
@@ -285,6 +291,15 @@ impl Commit {
 
     /// Group commits so far.
     pub(crate) fn groups(&self) -> u64 {
-        self.state.lock().groups
+        self.state.lock().groups.count
+    }
+
+    /// What they were like, and who waits for the next one.
+    pub(crate) fn group_stats(&self) -> GroupStats {
+        let state = self.state.lock();
+        GroupStats {
+            waiting: state.queue.len() as u64,
+            ..state.groups
+        }
     }
 }

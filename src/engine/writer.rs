@@ -532,6 +532,7 @@ impl<F: Fs> Engine<F> {
         active.offset += size;
         active.map.publish(active.offset);
         section.next_lsn += 1;
+        section.written.appended += size;
         if active.offset >= active.ahead.at {
             let map = Arc::downgrade(&segment.slot.stripes.any().map);
             let (offset, capacity) = (active.offset, active.capacity);
@@ -550,6 +551,8 @@ impl<F: Fs> Engine<F> {
             // Not the newest of anything until it is published; a tombstone never is.
             section.payload += size;
             section.dead += size;
+            section.written.records += 1;
+            section.written.bytes += (key.len() + value.len()) as u64;
         }
         Ok((lsn, offset))
     }

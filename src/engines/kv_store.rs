@@ -111,6 +111,11 @@ impl KvsEngine for KvStore {
     }
 }
 
+/// Microseconds.
+fn micros(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// Longest key of the file format.
 const KEY_BYTES_MAX: usize = kvs_format::KEY_BYTES_MAX;
 
@@ -209,6 +214,25 @@ impl Engine for KvStore {
             ("segments", stats.segments.len() as u64),
             ("last_lsn", stats.last_lsn),
             ("durable_lsn", stats.durable_lsn),
+            ("reserve_bytes", stats.reserve_bytes),
+            ("group_commits", stats.groups.count),
+            ("group_writers", stats.groups.writers),
+            ("group_largest", stats.groups.largest),
+            ("syncs", stats.syncs),
+            ("sync_us", micros(stats.sync_time)),
+            ("written_records", stats.written_records),
+            ("written_bytes", stats.written_bytes),
+            ("appended_bytes", stats.appended_bytes),
+            ("compaction_steps", stats.compaction.steps),
+            ("compaction_bytes_read", stats.compaction.bytes_read),
+            ("compaction_bytes_written", stats.compaction.bytes_written),
+            (
+                "compaction_bytes_given_back",
+                stats.compaction.bytes_given_back,
+            ),
+            ("compaction_us", micros(stats.compaction.time)),
+            ("brakes", stats.compaction.brakes),
+            ("brake_us", micros(stats.compaction.brake_time)),
         ])
     }
 

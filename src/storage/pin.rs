@@ -55,6 +55,13 @@ impl Stripes {
         &self.0[0]
     }
 
+    /// How many pins there are.
+    pub fn count(&self) -> u64 {
+        // One of each stripe's is ours.
+        let others = |stripe: &Pin| Arc::strong_count(stripe) as u64 - 1;
+        self.0.iter().map(others).sum()
+    }
+
     /// Pins the segment on this thread's stripe.
     #[inline]
     pub fn pin(&self) -> Pin {

@@ -13,6 +13,7 @@ use crate::engine::compaction::plan::{
 use crate::engine::compaction::step::{Control, Halt, Pace, Victim};
 use crate::engine::core::{Engine, Section};
 use crate::engine::error::{Error, Result};
+use crate::engine::latency::Timed;
 use crate::engine::options::{Compaction, SEGMENT_BYTES_MAX};
 use crate::engine::pending::Ticket;
 use crate::engine::report::{CompactProgress, CompactReport};
@@ -84,9 +85,15 @@ impl<F: Fs> Engine<F> {
 
     /// Bytes of removed segments that are still looked at.
     pub(crate) fn pinned_bytes(&self) -> u64 {
+        self.pinned().1
+    }
+
+    /// Removed segments that are still looked at, and their bytes.
+    pub(crate) fn pinned(&self) -> (u64, u64) {
         let mut retired = self.retired.lock();
         retired.retain(|(map, _)| map.strong_count() > 0);
-        retired.iter().map(|(_, bytes)| bytes).sum()
+        let bytes = retired.iter().map(|(_, bytes)| bytes).sum();
+        (retired.len() as u64, bytes)
     }
 
     /// Everything that `mode` chooses, in steps.
@@ -160,7 +167,14 @@ impl<F: Fs> Engine<F> {
         if victims.is_empty() {
             return Ok(CompactReport::default());
         }
-        let report = self.rewrite(&victims, &others, pace)?;
+        let (started, before) = (Instant::now(), pace.progress.bytes_read);
+        let rewritten = self.timers.time(Timed::CompactionStep, || {
+            self.rewrite(&victims, &others, pace)
+        });
+        let read = pace.progress.bytes_read - before;
+        self.counters
+            .note_step(read, started.elapsed(), rewritten.as_ref().ok());
+        let report = rewritten?;
         // What it gave back: the maps too, unless somebody looks at them.
         drop(victims);
         self.expire_snapshots();

@@ -67,7 +67,9 @@ impl<F: Fs> Engine<F> {
                 .spawn(move || engine.compact_in_background())
         });
         if let Some(most) = brake {
+            let begin = Instant::now();
             self.background.brake(most);
+            self.counters.note_brake(begin.elapsed());
         }
         asked
     }
@@ -127,7 +129,9 @@ impl<F: Fs> Engine<F> {
                 return ControlFlow::Break(());
             }
             if self.garbage() < marks.hurry {
+                let rest = Instant::now();
                 self.background.rest(since.elapsed().min(REST_MAX));
+                self.counters.note_rest(rest.elapsed());
             }
             since = Instant::now();
             ControlFlow::Continue(())
