@@ -236,8 +236,9 @@ mod reading_verbs {
             .stdout(line("recovery", "clean: 2 keys .*"))
             .stdout(line(
                 "0000000000000001",
-                "log +active +[0-9]+ +[0-9]+ +[0-9]+",
+                "log +active +[0-9]+ +[0-9]+ +[0-9]+ +[0-9]+",
             ))
+            .stdout(line("reserve bytes", "0"))
             .stderr(is_empty());
     }
 
@@ -252,7 +253,7 @@ mod reading_verbs {
 
     #[test]
     fn they_create_and_change_nothing() {
-        let verbs: [&[&str]; 13] = [
+        let verbs: [&[&str]; 15] = [
             &["get", "key"],
             &["get", "--raw", "key"],
             &["get", "--json", "key"],
@@ -263,6 +264,8 @@ mod reading_verbs {
             &["count"],
             &["stats"],
             &["verify"],
+            &["top", "--once"],
+            &["top", "--once", "--json"],
             &["export", "ndjson"],
             &["export", "tsv"],
             &["export", "kvx"],

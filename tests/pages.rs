@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use cli_common::*;
 
-const VERBS: [&str; 19] = [
+const VERBS: [&str; 21] = [
     "get",
     "set",
     "rm",
@@ -24,8 +24,10 @@ const VERBS: [&str; 19] = [
     "restore",
     "repair",
     "import",
+    "batch",
     "export",
     "plan",
+    "top",
     "completions",
     "man",
     "demo",

@@ -212,6 +212,100 @@ mod stats {
     }
 }
 
+mod top {
+    use super::*;
+
+    /// Runs `kvs top` until it has drawn `frames` frames, then ends it by a signal.
+    fn watch(dir: &Path, arguments: &[&str], frames: usize) -> (Option<i32>, String) {
+        let (mut ours, other) = terminal();
+        let mut command = kvs(dir);
+        command
+            .args([&["top", "--interval", "0.1"], arguments].concat())
+            .env("TERM", "xterm")
+            .env("NO_COLOR", "1")
+            .stdout(Stdio::from(other.try_clone().unwrap()))
+            .stderr(Stdio::from(other));
+        let mut child = command.spawn().unwrap();
+        drop(command);
+        let (mut seen, mut piece) = (Vec::new(), [0; 4096]);
+        let mut asked = false;
+        // EIO is how it says that it has ended.
+        while let Ok(len @ 1..) = ours.read(&mut piece) {
+            seen.extend_from_slice(&piece[..len]);
+            let drawn = String::from_utf8_lossy(&seen).matches("\x1b[H").count();
+            if drawn >= frames && !std::mem::replace(&mut asked, true) {
+                let id = i32::try_from(child.id()).unwrap();
+                let id = rustix::process::Pid::from_raw(id).unwrap();
+                rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+            }
+        }
+        (
+            child.wait().unwrap().code(),
+            String::from_utf8(seen).unwrap(),
+        )
+    }
+
+    #[test]
+    fn a_screen_is_drawn_again_and_given_back_on_a_signal() {
+        if !has_terminals() {
+            return;
+        }
+        let dir = store_with_garbage();
+        let (code, text) = watch(dir.path(), &[], 3);
+        assert_eq!(code, Some(0), "{text:?}");
+        assert!(text.starts_with("\x1b[?1049h\x1b[?25l\x1b[H"), "{text:?}");
+        assert!(text.ends_with("\x1b[J\x1b[?25h\x1b[?1049l"), "{text:?}");
+        assert_eq!(text.matches("\x1b[?1049").count(), 2, "{text:?}");
+        for frame in text.split("\x1b[H").skip(1) {
+            assert!(frame.contains("keys        100\x1b[K\r\n"), "{frame:?}");
+            assert!(frame.contains("writer      nobody"), "{frame:?}");
+            assert!(frame.contains('█') && frame.contains('▒'), "{frame:?}");
+            assert!(frame.lines().count() <= 40, "{frame:?}");
+            let line = |l: &str| l.replace("\x1b[K", "").trim_end().chars().count();
+            assert!(frame.lines().all(|l| line(l) <= 120), "{frame:?}");
+        }
+    }
+
+    #[test]
+    fn a_screen_shows_no_more_than_it_has_room_for() {
+        if !has_terminals() {
+            return;
+        }
+        let dir = empty_dir();
+        let options = kvs::Options::new().segment_bytes(64 << 10);
+        let store = options.open(dir.path()).unwrap();
+        for i in 0..60u32 {
+            store.set(i.to_be_bytes(), [1; 60_000]).unwrap();
+        }
+        let (code, text) = watch(dir.path(), &[], 2);
+        assert_eq!(code, Some(0), "{text:?}");
+        let last = text.rsplit("\x1b[H").next().unwrap();
+        assert!(last.contains(" older segments"), "{last:?}");
+        assert!(last.lines().count() <= 40, "{last:?}");
+        // Held by this process.
+        let id = std::process::id().to_string();
+        assert!(
+            last.contains(&format!("writer      process {id} ")),
+            "{last:?}"
+        );
+        assert!(last.contains("not known while somebody writes"), "{last:?}");
+        store.close().unwrap();
+    }
+
+    #[test]
+    fn what_needs_no_screen_gets_none() {
+        if !has_terminals() {
+            return;
+        }
+        let dir = store_with_garbage();
+        for arguments in [&["top", "--once"][..], &["top", "--once", "--json"]] {
+            let seen = see(dir.path(), On::Both, &[("NO_COLOR", "1")], arguments);
+            assert_eq!(seen.code, Some(0), "{}", seen.text);
+            assert!(!seen.text.contains('\x1b'), "{}", seen.text);
+        }
+    }
+}
+
 mod escapes {
     use super::*;
 

@@ -271,6 +271,18 @@ pub enum Verb {
         #[arg(long)]
         bulk: bool,
     },
+    /// Apply sets and removes, one JSON object a line, all of them or none; on disk when it exits with 0
+    ///
+    /// `{"set":KEY,"value":VALUE}` or `{"remove":KEY}`; `set_b64`, `value_b64` and `remove_b64` in base64
+    /// where not UTF-8. Of a key that comes twice the last operation counts.
+    Batch {
+        /// File with the operations [default: standard input]
+        #[arg(value_name = "FILE")]
+        from: Option<PathBuf>,
+        /// Apply them in batches of so many, each all or nothing, instead of one
+        #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+        every: Option<u64>,
+    },
     /// Write every pair to a file, a directory tree or standard output
     Export {
         #[arg(value_name = "FORMAT")]
@@ -304,6 +316,18 @@ pub enum Verb {
         /// Keys expire, which takes 8 bytes more each
         #[arg(long)]
         ttl: bool,
+    },
+    /// Show, again and again, how large the store is and what happens to it; Ctrl-C ends it
+    ///
+    /// The store may be open in another process: its files are then looked at without its lock, and keys
+    /// and garbage are not known.
+    Top {
+        /// Time from one look to the next
+        #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
+        interval: Duration,
+        /// Look once
+        #[arg(long)]
+        once: bool,
     },
     /// Print the completions of a shell
     Completions { shell: Shell },
@@ -388,6 +412,15 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .parse()
         .map_err(|_| "not a number of seconds".to_owned())?;
     Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
+}
+
+/// Seconds between two looks: from a tenth to an hour.
+fn interval(text: &str) -> Result<Duration, String> {
+    let time = seconds(text)?;
+    match (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&time) {
+        true => Ok(time),
+        false => Err("not from 0.1 to 3600".to_owned()),
+    }
 }
 
 #[cfg(test)]

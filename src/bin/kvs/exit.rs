@@ -62,6 +62,14 @@ pub enum Failure {
         /// Pairs that were stored before it; they stay.
         stored: u64,
     },
+    /// An operation of a batch is not what it should be; none of its batch is applied.
+    Operation {
+        /// File and line.
+        place: String,
+        reason: String,
+        /// Operations of the batches before it; they stay.
+        applied: u64,
+    },
     /// The library's answer in the middle of an import.
     Midway {
         error: Error,
@@ -226,6 +234,20 @@ fn describe(failure: &Failure) -> (u8, String) {
             (
                 DAMAGED,
                 format!("{place}: {reason}; {stored} pairs before it are stored; {next}"),
+            )
+        }
+        Failure::Operation {
+            place,
+            reason,
+            applied,
+        } => {
+            let done = match applied {
+                0 => "nothing was applied".to_owned(),
+                more => format!("the batches before it are applied, {more} operations"),
+            };
+            (
+                DAMAGED,
+                format!("{place}: {reason}; {done}; mend it and try again"),
             )
         }
         Failure::Midway { error, stored } => {
@@ -531,6 +553,26 @@ mod tests {
                 },
                 "interrupted",
                 "so far",
+            ),
+            (
+                DAMAGED,
+                Failure::Operation {
+                    place: "f:3".into(),
+                    reason: "why".into(),
+                    applied: 0,
+                },
+                "f:3: why",
+                "nothing was applied",
+            ),
+            (
+                DAMAGED,
+                Failure::Operation {
+                    place: "f:3".into(),
+                    reason: "why".into(),
+                    applied: 20,
+                },
+                "f:3: why",
+                "before it are applied, 20 operations",
             ),
             (
                 USAGE,

@@ -20,6 +20,7 @@ mod pages;
 mod people;
 mod plan;
 mod target;
+mod top;
 mod transfer;
 mod verbs;
 mod whole;
@@ -35,7 +36,7 @@ use backup::Backup;
 use exit::{Answer, Failure};
 use open::Place;
 use output::Output;
-use transfer::{Export, Import};
+use transfer::{Export, Import, Pieces};
 use verbs::{Destination, Listing, Source};
 
 fn main() -> ExitCode {
@@ -159,6 +160,14 @@ fn run(cli: Cli, out: &mut Output) -> Result<Answer, Failure> {
             };
             transfer::import(&place, import, out)
         }
+        Verb::Batch { from, every } => {
+            let pieces = Pieces {
+                from,
+                every,
+                quiet: cli.quiet,
+            };
+            transfer::batch(&place, pieces, out)
+        }
         Verb::Export {
             format,
             to,
@@ -186,6 +195,7 @@ fn run(cli: Cli, out: &mut Output) -> Result<Answer, Failure> {
             let planned = kvs::Plan::new(keys, key_len, value_len).expiring(ttl);
             plan::plan(planned, out)
         }
+        Verb::Top { interval, once } => top::top(&place, &top::Top { interval, once }, out),
         Verb::Completions { shell } => pages::completions(shell, out),
         Verb::Man { verb, output } => pages::man(verb.as_deref(), output.as_deref(), out),
         Verb::Demo => demo::run(out),

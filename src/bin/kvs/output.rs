@@ -17,6 +17,9 @@ pub const BUFFER_BYTES: usize = 64 << 10;
 /// Columns of a terminal that does not say how many it has.
 const COLUMNS: u16 = 80;
 
+/// Rows of a terminal that does not say how many it has.
+const ROWS: u16 = 24;
+
 /// Buffered standard output of one command.
 pub struct Output {
     // Past the line buffer of `io::stdout`.
@@ -57,6 +60,14 @@ impl Output {
         match rustix::termios::tcgetwinsize(self.to.get_ref()) {
             Ok(size) if size.ws_col > 0 => size.ws_col,
             _ => COLUMNS,
+        }
+    }
+
+    /// Height of the terminal.
+    pub fn rows(&self) -> u16 {
+        match rustix::termios::tcgetwinsize(self.to.get_ref()) {
+            Ok(size) if size.ws_row > 0 => size.ws_row,
+            _ => ROWS,
         }
     }
 

@@ -44,21 +44,23 @@ fn stats_lines(stats: &Stats, recovery: &RecoveryReport, out: &mut Output) -> Re
     out.line(format_args!("pinned bytes  {}", stats.pinned_bytes))?;
     out.line(format_args!("index bytes   {}", stats.index_bytes))?;
     out.line(format_args!("disk bytes    {}", stats.disk_bytes))?;
+    out.line(format_args!("reserve bytes {}", stats.reserve_bytes))?;
     out.line(format_args!("recovery      {recovery}"))?;
     out.line("")?;
     out.line(format_args!(
-        "{:>16}  {:<6}  {:<6}  {:>12}  {:>12}  {:>12}",
-        "segment", "kind", "state", "bytes", "live", "dead"
+        "{:>16}  {:<6}  {:<6}  {:>12}  {:>12}  {:>12}  {:>12}",
+        "segment", "kind", "state", "bytes", "live", "dead", "allocated"
     ))?;
     for segment in &stats.segments {
         out.line(format_args!(
-            "{:016x}  {:<6}  {:<6}  {:>12}  {:>12}  {:>12}",
+            "{:016x}  {:<6}  {:<6}  {:>12}  {:>12}  {:>12}  {:>12}",
             segment.id,
             kind(segment),
             state(segment),
             segment.bytes,
             segment.live_bytes,
             segment.dead_bytes,
+            segment.allocated_bytes,
         ))?;
     }
     Ok(())
@@ -75,7 +77,14 @@ fn stats_for_people(
         ("dead", size(stats.dead_bytes)),
         ("pinned", size(stats.pinned_bytes)),
         ("index", format!("{} of memory", size(stats.index_bytes))),
-        ("disk", size(stats.disk_bytes)),
+        (
+            "disk",
+            format!(
+                "{}, of which {} in reserve",
+                size(stats.disk_bytes),
+                size(stats.reserve_bytes)
+            ),
+        ),
         ("recovery", recovery.to_string()),
     ];
     facts_for_people(&facts, out)?;
@@ -135,6 +144,7 @@ fn stats_object(stats: &Stats, recovery: &RecoveryReport, out: &mut Output) -> R
             .plain("pinned_bytes", stats.pinned_bytes)
             .plain("index_bytes", stats.index_bytes)
             .plain("disk_bytes", stats.disk_bytes)
+            .plain("reserve_bytes", stats.reserve_bytes)
             .plain("last_lsn", stats.last_lsn)
             .plain("durable_lsn", stats.durable_lsn)
             .plain("clean", recovery.clean)
@@ -142,6 +152,8 @@ fn stats_object(stats: &Stats, recovery: &RecoveryReport, out: &mut Output) -> R
             .plain("records_scanned", recovery.records_scanned)
             .plain("bytes_scanned", recovery.bytes_scanned)
             .plain("hints_used", recovery.hints_used)
+            .plain("torn_tail", recovery.torn_tail.is_some())
+            .plain("dropped_segments", recovery.dropped_segments)
             .plain("open_seconds", recovery.duration.as_secs_f64())
             .objects("segments", &stats.segments, |segment, o| {
                 o.text("id", &format!("{:016x}", segment.id))
@@ -149,7 +161,8 @@ fn stats_object(stats: &Stats, recovery: &RecoveryReport, out: &mut Output) -> R
                     .text("state", state(segment))
                     .plain("bytes", segment.bytes)
                     .plain("live_bytes", segment.live_bytes)
-                    .plain("dead_bytes", segment.dead_bytes);
+                    .plain("dead_bytes", segment.dead_bytes)
+                    .plain("allocated_bytes", segment.allocated_bytes);
             });
     })
 }

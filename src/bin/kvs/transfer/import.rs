@@ -66,7 +66,7 @@ pub struct Import {
 }
 
 /// What the reading thread sends.
-enum Message {
+pub(super) enum Message {
     Batch {
         batch: Batch,
         bytes: u64,
@@ -89,13 +89,42 @@ enum Message {
 }
 
 /// The writing thread has gone.
-struct Gone;
+pub(super) struct Gone;
 
 pub fn import(place: &Place, import: Import, out: &mut Output) -> Result<Answer, Failure> {
     let begin = Instant::now();
     let seen = progress::is_seen() && !import.quiet;
     // Opening a named pipe may wait for ever: a signal ends that as it ends any program.
     let (source, total) = Source::open(&import, &place.dir, seen)?;
+    let keep_going = import.keep_going;
+    let (tally, ended) = pump(place, seen, import.bulk, total, move |to, read| {
+        let _ = source.read(read, &mut Collector::new(to, keep_going));
+    });
+    ended?;
+    tally.tell("imported", begin, true, seen, out)
+}
+
+/// Writes what `read`, in a thread of its own, sends; how much that was, and how it ended.
+pub(super) fn pump(
+    place: &Place,
+    seen: bool,
+    bulk: bool,
+    total: Option<u64>,
+    read: impl FnOnce(SyncSender<Message>, &AtomicU64) + Send + 'static,
+) -> (Tally, Result<(), Failure>) {
+    let mut tally = Tally::default();
+    let ended = pump_into(place, seen, bulk, total, read, &mut tally);
+    (tally, ended)
+}
+
+fn pump_into(
+    place: &Place,
+    seen: bool,
+    bulk: bool,
+    total: Option<u64>,
+    reading: impl FnOnce(SyncSender<Message>, &AtomicU64) + Send + 'static,
+    tally: &mut Tally,
+) -> Result<(), Failure> {
     let interrupt = Interrupt::listen().map_err(|source| Failure::File {
         what: "listen for",
         path: "signals".into(),
@@ -106,22 +135,18 @@ pub fn import(place: &Place, import: Import, out: &mut Output) -> Result<Answer,
     let read = Arc::new(AtomicU64::new(0));
     let (to, from) = sync_channel(AHEAD);
     let reader = {
-        let (keep_going, read) = (import.keep_going, Arc::clone(&read));
-        let mut collector = Collector::new(to, keep_going);
-        thread::spawn(move || {
-            let _ = source.read(&read, &mut collector);
-        })
+        let read = Arc::clone(&read);
+        thread::spawn(move || reading(to, &read))
     };
     let mut writer = Writer::new(place);
-    let mut tally = Tally::default();
     let looking = Looking {
         interrupt: &interrupt,
         progress: &progress,
         read: &read,
     };
-    let ended = match import.bulk {
-        true => load_all(&mut writer, &from, &looking, &mut tally),
-        false => write_all(&mut writer, &from, &looking, &mut tally),
+    let ended = match bulk {
+        true => load_all(&mut writer, &from, &looking, tally),
+        false => write_all(&mut writer, &from, &looking, tally),
     };
     progress.clear();
     // Also after a failure: what has been written shall be durable, and the first error is told.
@@ -131,7 +156,10 @@ pub fn import(place: &Place, import: Import, out: &mut Output) -> Result<Answer,
     }
     let ended = match (ended, closed) {
         // What is said to be stored must be.
-        (Err(Failure::Interrupted { .. } | Failure::Input { .. }), Err(unsynced)) => Err(unsynced),
+        (
+            Err(Failure::Interrupted { .. } | Failure::Input { .. } | Failure::Operation { .. }),
+            Err(unsynced),
+        ) => Err(unsynced),
         (ended, closed) => ended.and(closed),
     };
     ended.map_err(|failure| match failure {
@@ -143,9 +171,13 @@ pub fn import(place: &Place, import: Import, out: &mut Output) -> Result<Answer,
             error,
             stored: tally.pairs,
         },
+        Failure::Operation { place, reason, .. } => Failure::Operation {
+            place,
+            reason,
+            applied: tally.pairs,
+        },
         failure => failure,
-    })?;
-    tally.tell("imported", begin, true, seen, out)
+    })
 }
 
 struct Looking<'a> {
@@ -504,15 +536,15 @@ impl Source {
     }
 }
 
-enum Stream {
+pub(super) enum Stream {
     File(File),
     Stdin(StdinLock<'static>),
 }
 
 /// Counts the bytes that were read, for the bar.
-struct Counted<'a> {
-    from: Stream,
-    read: &'a AtomicU64,
+pub(super) struct Counted<'a> {
+    pub(super) from: Stream,
+    pub(super) read: &'a AtomicU64,
 }
 
 impl Read for Counted<'_> {

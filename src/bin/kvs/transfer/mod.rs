@@ -3,9 +3,12 @@
 //! Both stream: what is held in memory is a few batches and the largest value. What has been done when
 //! something goes wrong stays and is whole: batches on the way in, records on the way out.
 //!
+//! A batch of operations takes the same way in.
+//!
 //! Elsewhere: the formats (`files`, `ndjson`, `tsv`, `kvx`), the lines two of them are made of
 //! (`lines`), signals (`interrupt`), what a person sees meanwhile (`progress`).
 
+mod batch;
 mod export;
 mod files;
 mod import;
@@ -22,6 +25,7 @@ use crate::exit::{Answer, Failure};
 use crate::output::Output;
 use crate::people::{number, size};
 
+pub use batch::{Pieces, batch};
 pub use export::{Export, export};
 pub use import::{Import, import};
 

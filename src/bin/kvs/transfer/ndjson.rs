@@ -12,7 +12,7 @@ use crate::json::Object;
 
 /// A string that borrows from the line unless it has escapes.
 #[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+pub(super) struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object with `key` and `value`")]
@@ -27,13 +27,24 @@ struct Line<'a> {
     value_b64: Option<Text<'a>>,
 }
 
-type Bytes<'a> = Cow<'a, [u8]>;
+pub(super) type Bytes<'a> = Cow<'a, [u8]>;
 
 /// Key and value of a line; `None` for a blank one.
 ///
 /// # Errors
 /// What is wrong with it, for a person, with the column if that is known.
 pub fn parse(line: &[u8]) -> Result<Option<(Bytes<'_>, Bytes<'_>)>, String> {
+    let Some(line) = object::<Line<'_>>(line)? else {
+        return Ok(None);
+    };
+    Ok(Some((
+        bytes("key", line.key, line.key_b64)?,
+        bytes("value", line.value, line.value_b64)?,
+    )))
+}
+
+/// The object that a line is; `None` for a blank one.
+pub(super) fn object<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<Option<T>, String> {
     if line.trim_ascii().is_empty() {
         return Ok(None);
     }
@@ -41,7 +52,7 @@ pub fn parse(line: &[u8]) -> Result<Option<(Bytes<'_>, Bytes<'_>)>, String> {
     if line.trim_ascii_start().starts_with(b"[") {
         return Err("column 1: an object is expected".to_owned());
     }
-    let line: Line<'_> = serde_json::from_slice(line).map_err(|error| {
+    let object = serde_json::from_slice(line).map_err(|error| {
         // The line's number is ours to say, its own is always 1.
         let text = error.to_string();
         match text.rsplit_once(" at line ") {
@@ -49,13 +60,10 @@ pub fn parse(line: &[u8]) -> Result<Option<(Bytes<'_>, Bytes<'_>)>, String> {
             None => text,
         }
     })?;
-    Ok(Some((
-        bytes("key", line.key, line.key_b64)?,
-        bytes("value", line.value, line.value_b64)?,
-    )))
+    Ok(Some(object))
 }
 
-fn bytes<'a>(
+pub(super) fn bytes<'a>(
     name: &str,
     text: Option<Text<'a>>,
     base64: Option<Text<'a>>,
