@@ -33,6 +33,16 @@ pub enum Update {
     Remove,
 }
 
+/// The newest version of a key: see [`Engine::newest`].
+pub(crate) struct Newest {
+    /// `None` also if it has expired.
+    pub(crate) value: Option<Value>,
+    /// Unix milliseconds from which on it counts as removed.
+    pub(crate) expires_at: Option<u64>,
+    /// What must be durable before anybody is told.
+    pub(crate) ticket: Option<Ticket>,
+}
+
 /// A key as it was found.
 struct Seen {
     version: Version,
@@ -195,20 +205,23 @@ impl<F: Fs> Engine<F> {
         Ok(Seen::nothing(Version::None))
     }
 
-    /// The newest value of `key`, durable or not, and what must be durable before anybody is told of it.
+    /// The newest value of `key`, durable or not.
     ///
     /// Cost: as [`Engine::get`] if no write is pending, else also one turn in the writer section.
-    pub(crate) fn newest(&self, key: &[u8]) -> Result<(Option<Value>, Option<Ticket>)> {
-        if !self.has_pending.load(Ordering::Acquire) {
-            return Ok((self.get(key)?, None));
-        }
+    pub(crate) fn newest(&self, key: &[u8]) -> Result<Newest> {
         self.check_readable(key)?;
-        let seen = self.look_deeply(key)?;
-        let ticket = match seen.version {
-            Version::Pending(lsn, _) => Some(Ticket(lsn)),
-            Version::None | Version::Indexed(..) => None,
+        let seen = match self.has_pending.load(Ordering::Acquire) {
+            true => self.look_deeply(key)?,
+            false => self.look(key)?,
         };
-        Ok((seen.value, ticket))
+        Ok(Newest {
+            value: seen.value,
+            expires_at: seen.expires_at,
+            ticket: match seen.version {
+                Version::Pending(lsn, _) => Some(Ticket(lsn)),
+                Version::None | Version::Indexed(..) => None,
+            },
+        })
     }
 
     /// The newest version, durable or not.

@@ -24,7 +24,7 @@ use crate::engine::registry;
 use crate::engine::report::{
     CloseReport, CompactProgress, CompactReport, LoadReport, RecoveryReport, Stats, VerifyReport,
 };
-use crate::engine::rmw::Update;
+use crate::engine::rmw::{Newest, Update};
 use crate::engine::snapshot::Snapshot;
 use crate::engine::value::{Key, Value};
 use crate::storage::fs::Access;
@@ -409,8 +409,8 @@ impl Store {
         self.engine.wait_for(Some(ticket))
     }
 
-    /// As [`Store::get`], of what is appended; with what is to be waited for before anybody is told.
-    pub(crate) fn newest(&self, key: &[u8]) -> Result<(Option<Value>, Option<Ticket>)> {
+    /// As [`Store::get`], of what is appended.
+    pub(crate) fn newest(&self, key: &[u8]) -> Result<Newest> {
         self.engine.newest(key)
     }
 

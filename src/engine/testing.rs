@@ -142,8 +142,8 @@ impl<F: Fs> Engine<F> {
     /// # Errors
     /// As [`crate::Store::get`].
     pub fn get_pending(&self, key: &[u8]) -> Result<(Option<Value>, Option<u64>)> {
-        let (value, ticket) = self.newest(key)?;
-        Ok((value, ticket.map(|ticket| ticket.0)))
+        let newest = self.newest(key)?;
+        Ok((newest.value, newest.ticket.map(|ticket| ticket.0)))
     }
 
     /// Closes the store without compacting it.

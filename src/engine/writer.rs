@@ -110,6 +110,9 @@ pub(crate) enum Outcome {
     Changed,
 }
 
+/// Operations of a batch for which what was found before the section is kept.
+const EARLY_MAX: usize = 4096;
+
 /// What is left to do for a write that is stored.
 #[must_use]
 pub(crate) struct Stored {
@@ -395,6 +398,9 @@ impl<F: Fs> Engine<F> {
         let mut drafts = Vec::with_capacity(batch.len());
         let mut changes: Vec<Change> = Vec::with_capacity(batch.len());
         let mut bytes = 0;
+        // Each keeps a segment from going: of many the few that may have moved are not worth it.
+        let keeps = level != Durability::Sync && batch.len() <= EARLY_MAX;
+        let mut early = Vec::new();
         for (key, value) in batch.operations() {
             Self::check_sizes(key, value.unwrap_or(&[]))?;
             let kind = if value.is_some() {
@@ -415,6 +421,7 @@ impl<F: Fs> Engine<F> {
                 new: None,
                 adds: value.is_some() && !known.is_found(),
             });
+            early.extend(keeps.then_some(known));
         }
         let max = SEGMENT_BYTES_MAX
             - kvs_format::segment::PAGE_BYTES
@@ -471,7 +478,7 @@ impl<F: Fs> Engine<F> {
             .iter()
             .any(|change| section.pending.get(change.fingerprint).is_some());
         if level != Durability::Sync && !joins {
-            if let Err(error) = self.publish(section, lsn, &changes) {
+            if let Err(error) = self.publish(section, lsn, &changes, early) {
                 self.poison(section);
                 return Err(error);
             }
@@ -597,12 +604,14 @@ impl<F: Fs> Engine<F> {
         }
     }
 
-    /// Publishes all `changes` at once: no reader sees some of them.
+    /// Publishes all `changes` at once: no reader sees some of them. `early` is what was known of each
+    /// when it was last looked up, or empty.
     pub(crate) fn publish(
         &self,
         section: &mut Section<F>,
         lsn: u64,
         changes: &[Change],
+        mut early: Vec<Known>,
     ) -> Result<()> {
         if let [change] = changes {
             let hash = change.fingerprint.lo;
@@ -622,8 +631,13 @@ impl<F: Fs> Engine<F> {
             let mut known = Vec::with_capacity(order.len());
             for i in &order {
                 let change = &changes[*i];
-                known.push(self.look_up(change.fingerprint.lo, &change.key)?);
+                known.push(match early.get_mut(*i) {
+                    Some(early) => std::mem::take(early),
+                    None => self.look_up(change.fingerprint.lo, &change.key)?,
+                });
             }
+            // What does not hold any more is looked up again.
+            early.clear();
             let hash = |i: &usize| changes[*i].fingerprint.lo;
             let mut shards = self.index.lock_many(order.iter().map(hash));
             let position = |i: &usize, shards: &[(usize, ShardMut<'_, View>)]| {

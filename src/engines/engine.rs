@@ -130,6 +130,17 @@ impl Ticket {
     }
 }
 
+/// What [`Engine::newest`] found.
+#[derive(Clone, Debug)]
+pub struct Newest<V> {
+    /// The value; `None` if there is none.
+    pub value: Option<V>,
+    /// When it ends, in milliseconds since 1970; `None`: never.
+    pub expires_at_ms: Option<u64>,
+    /// What must be waited for before anybody is told; `None`: nothing.
+    pub ticket: Option<Ticket>,
+}
+
 /// Names and numbers that an engine tells about itself or its work.
 pub type Figures = Vec<(&'static str, u64)>;
 
@@ -210,13 +221,22 @@ pub trait Engine: Clone + Send + Sync + 'static {
         Ok(())
     }
 
-    /// The newest value under `key`, also one that was only appended, and what must be waited for
-    /// before anybody is told of it. The default is what [`Engine::get`] sees.
+    /// The newest value under `key`, also one that was only appended. The default is what
+    /// [`Engine::get`] sees.
     ///
     /// # Errors
     /// As [`Engine::get`].
-    fn newest(&self, key: &[u8]) -> EngineResult<(Option<Self::Value>, Option<Ticket>)> {
-        Ok((self.get(key)?, None))
+    fn newest(&self, key: &[u8]) -> EngineResult<Newest<Self::Value>> {
+        let value = self.get(key)?;
+        let expires_at_ms = match value.is_some() && self.supports(Operation::Expiry) {
+            true => self.expires_at(key)?.flatten(),
+            false => None,
+        };
+        Ok(Newest {
+            value,
+            expires_at_ms,
+            ticket: None,
+        })
     }
 
     /// Shows `visit` all pairs whose key begins with `prefix`, until it breaks off.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::engine::Ticket as Place;
 use crate::engines::engine::{
-    Engine, EngineError, EngineResult, Figures, Operation, SetOptions, Ticket, Visit,
+    Engine, EngineError, EngineResult, Figures, Newest, Operation, SetOptions, Ticket, Visit,
 };
 use crate::engines::kvs_engine::{EngineVisitor, KvsEngine};
 use crate::{Batch, Compaction, Cursor, Error, Options, Result, Store, Value};
@@ -171,9 +171,13 @@ impl Engine for KvStore {
         Ok(self.store.wait(Place(ticket.number()))?)
     }
 
-    fn newest(&self, key: &[u8]) -> EngineResult<(Option<Value>, Option<Ticket>)> {
-        let (value, ticket) = self.store.newest(key)?;
-        Ok((value, ticket.map(|Place(lsn)| Ticket::new(lsn))))
+    fn newest(&self, key: &[u8]) -> EngineResult<Newest<Value>> {
+        let newest = self.store.newest(key)?;
+        Ok(Newest {
+            value: newest.value,
+            expires_at_ms: newest.expires_at,
+            ticket: newest.ticket.map(|Place(lsn)| Ticket::new(lsn)),
+        })
     }
 
     fn scan(&self, prefix: &[u8], visit: Visit<'_>) -> EngineResult<()> {

@@ -26,7 +26,7 @@ mod sled;
 #[cfg(feature = "sled")]
 pub use self::sled::SledKvsEngine;
 pub use engine::{
-    Engine, EngineError, EngineResult, Figures, Operation, SetOptions, Ticket, Visit,
+    Engine, EngineError, EngineResult, Figures, Newest, Operation, SetOptions, Ticket, Visit,
 };
 pub use kv_store::KvStore;
 pub use kvs_engine::{EngineVisitor, KvsEngine, StringEngine};

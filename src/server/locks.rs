@@ -72,6 +72,8 @@ impl Stripe {
 /// All stripes.
 pub struct Locks {
     stripes: Box<[Mutex<Stripe>]>,
+    /// Whether a key was ever watched: set under its stripe, so who takes that later sees it.
+    watched: AtomicBool,
     hasher: RandomState,
 }
 
@@ -79,6 +81,7 @@ impl Default for Locks {
     fn default() -> Self {
         Self {
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
+            watched: AtomicBool::new(false),
             hasher: RandomState::new(),
         }
     }
@@ -117,11 +120,14 @@ impl Held<'_> {
 
     /// `watch` is told when `key` changes.
     pub fn watch(&mut self, key: &[u8], watch: &Arc<Watch>) {
+        self.locks.watched.store(true, Ordering::Relaxed);
         self.stripe(key).watch(key, watch);
     }
 
     /// `key` has changed.
     pub fn changed(&mut self, key: &[u8]) {
-        self.stripe(key).changed(key);
+        if self.locks.watched.load(Ordering::Relaxed) {
+            self.stripe(key).changed(key);
+        }
     }
 }

@@ -85,12 +85,12 @@ impl<'a, E: Engine> View<'a, E> {
         if !self.deep {
             return self.engine.get(key);
         }
-        let (value, ticket) = self.engine.newest(key)?;
-        if ticket.is_some() {
+        let newest = self.engine.newest(key)?;
+        if newest.ticket.is_some() {
             self.rests.on_appended = true;
-            self.ticket = self.ticket.max(ticket);
+            self.ticket = self.ticket.max(newest.ticket);
         }
-        Ok(value)
+        Ok(newest.value)
     }
 
     /// Waits until all that was read is durable: from then on the engine shows it to everybody.

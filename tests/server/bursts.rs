@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use kvs::engines::{Engine, EngineResult, EngineVisitor, Operation, SetOptions, Ticket};
+use kvs::engines::{Engine, EngineResult, EngineVisitor, Newest, Operation, SetOptions, Ticket};
 use kvs::protocol::Reply;
 use kvs::server::ServerOptions;
 use kvs::testing::sim::{Call, Errno, Fault, SimFs, Survive};
@@ -122,7 +122,7 @@ impl Engine for Gated {
         self.store.wait(ticket)
     }
 
-    fn newest(&self, key: &[u8]) -> EngineResult<(Option<kvs::Value>, Option<Ticket>)> {
+    fn newest(&self, key: &[u8]) -> EngineResult<Newest<kvs::Value>> {
         self.store.newest(key)
     }
 
@@ -472,9 +472,13 @@ impl Engine for Simulated {
         Ok(self.0.wait_until(ticket.number())?)
     }
 
-    fn newest(&self, key: &[u8]) -> EngineResult<(Option<kvs::Value>, Option<Ticket>)> {
+    fn newest(&self, key: &[u8]) -> EngineResult<Newest<kvs::Value>> {
         let (value, ticket) = self.0.get_pending(key)?;
-        Ok((value, ticket.map(Ticket::new)))
+        Ok(Newest {
+            value,
+            expires_at_ms: None,
+            ticket: ticket.map(Ticket::new),
+        })
     }
 
     fn len(&self) -> EngineResult<u64> {
