@@ -26,6 +26,8 @@ use crate::{Batch, Error};
 pub enum Operation {
     /// [`Engine::write`].
     Batch,
+    /// [`Engine::append`] without waiting for the disk.
+    Append,
     /// [`Engine::scan`].
     Scan,
     /// [`Engine::len`].
@@ -50,6 +52,7 @@ impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Batch => "batch",
+            Self::Append => "append",
             Self::Scan => "scan",
             Self::Len => "len",
             Self::CompareAndSwap => "compare-and-swap",

@@ -127,10 +127,10 @@ impl Engine for KvStore {
     }
 
     fn supports(&self, operation: Operation) -> bool {
-        use Operation::{Batch, Checkpoint, Compact, Cursor, Len, Scan, Stats, Verify};
+        use Operation::{Append, Batch, Checkpoint, Compact, Cursor, Len, Scan, Stats, Verify};
         matches!(
             operation,
-            Batch | Checkpoint | Compact | Cursor | Len | Scan | Stats | Verify
+            Append | Batch | Checkpoint | Compact | Cursor | Len | Scan | Stats | Verify
         )
     }
 

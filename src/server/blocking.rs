@@ -366,7 +366,8 @@ impl<E: Engine> Job<'_, E> {
                 continue;
             }
             match turn {
-                Turn::Close => return Next::Close,
+                // It waits inside its turns.
+                Turn::Wait | Turn::Close => return Next::Close,
                 Turn::More => continue,
                 // What has come meanwhile fires at once, behind the others.
                 Turn::Idle if drained || turns >= TURNS_MAX => return Next::Read,

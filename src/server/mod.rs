@@ -46,6 +46,8 @@ mod runtime;
 mod session;
 mod shared;
 mod stop;
+#[cfg(feature = "async")]
+mod syncs;
 mod unread;
 mod view;
 

@@ -1,8 +1,9 @@
 //! The asynchronous driver: a tokio task for each connection.
 //!
-//! Reads of the store run where the task is: they wait for memory at most. A burst that may write,
-//! hence wait for a disk or for another connection's keys, first lets the other tasks of its thread
-//! move on (`block_in_place`).
+//! Reads of the store run where the task is: they wait for memory at most. So do writes to an engine
+//! that appends without waiting: one thread waits for the disk for all tasks (`server::syncs`). A burst
+//! of writes to an engine that does not first lets the other tasks of its thread move on
+//! (`block_in_place`).
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::server::patience::Patience;
 use crate::server::session::{Session, Turn};
 use crate::server::shared::{Client, Shared};
 use crate::server::stop::Stopper;
+use crate::server::syncs::Syncs;
 use crate::server::unread::Unread;
 
 /// How long accepting rests when the process is out of file descriptors.
@@ -136,6 +138,10 @@ async fn serve<E: Engine>(engine: E, run: Run) -> Result<()> {
     stopper.on_stop(move || {
         stop.send_replace(true);
     });
+    let syncing = match shared.options.writes_wait {
+        true => Syncs::start(shared.engine.clone()),
+        false => None,
+    };
     let mut tasks = JoinSet::new();
     let mut ended = stopped.clone();
     loop {
@@ -162,9 +168,14 @@ async fn serve<E: Engine>(engine: E, run: Run) -> Result<()> {
         };
         let mut session = Session::new(Arc::clone(&shared), Arc::clone(&client));
         session.on_wait(waiting);
+        let syncs = syncing.as_ref().map(|running| Arc::clone(&running.syncs));
+        if syncs.is_some() {
+            session.defer_waits();
+        }
         if stream.set_nodelay(true).is_ok() {
             let shared = Arc::clone(&shared);
-            tasks.spawn(connection(stream, session, client, shared, stopped.clone()));
+            let stopped = stopped.clone();
+            tasks.spawn(connection(stream, session, client, shared, syncs, stopped));
         }
     }
     // Who comes now is refused by the system.
@@ -191,6 +202,7 @@ async fn serve<E: Engine>(engine: E, run: Run) -> Result<()> {
     // Not waited for: one that runs a command cannot be interrupted, and drops its connection itself.
     tasks.abort_all();
     tasks.detach_all();
+    drop(syncing);
     let mut outcome = Ok(());
     waiting(&mut || outcome = shared.engine.flush());
     match outcome {
@@ -206,6 +218,7 @@ async fn connection<E: Engine>(
     mut session: Session<E>,
     client: Arc<Client>,
     shared: Arc<Shared<E>>,
+    syncs: Option<Arc<Syncs>>,
     mut stopped: watch::Receiver<bool>,
 ) {
     let cut = Arc::new(Notify::new());
@@ -233,6 +246,18 @@ async fn connection<E: Engine>(
             Turn::Close => return,
             Turn::More => {
                 tokio::task::yield_now().await;
+                continue;
+            }
+            Turn::Wait => {
+                let (Some(ticket), Some(syncs)) = (session.waits_for(), &syncs) else {
+                    return;
+                };
+                let failed = tokio::select! {
+                    biased;
+                    waited = syncs.wait(ticket) => waited.err(),
+                    () = cut.notified() => return,
+                };
+                session.settle(failed.as_deref());
                 continue;
             }
             Turn::Idle => {}

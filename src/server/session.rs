@@ -16,7 +16,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::engines::{Engine, EngineError, Operation};
+use crate::engines::{Engine, EngineError, Operation, Ticket};
 use crate::protocol::command::{Command, ReplyMode, Spec, lookup};
 use crate::protocol::{CommandError, Limits, Output, Reply, RequestParser, Step, Version};
 use crate::server::admin;
@@ -51,6 +51,9 @@ pub enum Turn {
     More,
     /// More bytes are needed.
     Idle,
+    /// Wait for [`Session::waits_for`], then tell [`Session::settle`]: only of a session that
+    /// [defers](Session::defer_waits).
+    Wait,
     /// Write what waits, then close.
     Close,
 }
@@ -92,6 +95,10 @@ pub struct Session<E: Engine> {
     buffered: usize,
     /// Runs what may wait for a disk or another connection.
     wait: Wait,
+    /// The driver waits for tickets.
+    defers: bool,
+    /// Replies that may be sent when the ticket is durable.
+    waiting: Option<(Ticket, Replies<E>)>,
 }
 
 /// Runs a piece of work, once.
@@ -131,6 +138,29 @@ impl<E: Engine> Session<E> {
             output: Output::new(),
             buffered: 0,
             wait: |work| work(),
+            defers: false,
+            waiting: None,
+        }
+    }
+
+    /// From now on the driver waits for the disk: see [`Turn::Wait`]. Without effect if the engine
+    /// waits by itself.
+    #[cfg_attr(not(feature = "async"), allow(dead_code, reason = "a thread may wait"))]
+    pub fn defer_waits(&mut self) {
+        self.defers = self.shared.engine.supports(Operation::Append);
+    }
+
+    /// What must be durable before the replies at hand are sent.
+    #[cfg_attr(not(feature = "async"), allow(dead_code, reason = "a thread may wait"))]
+    pub fn waits_for(&self) -> Option<Ticket> {
+        self.waiting.as_ref().map(|(ticket, _)| *ticket)
+    }
+
+    /// What [`Session::waits_for`] named is durable, or will not be.
+    #[cfg_attr(not(feature = "async"), allow(dead_code, reason = "a thread may wait"))]
+    pub fn settle(&mut self, failed: Option<&EngineError>) {
+        if let Some((_, replies)) = self.waiting.take() {
+            self.send(replies, failed);
         }
     }
 
@@ -215,6 +245,9 @@ impl<E: Engine> Session<E> {
 
     /// Runs the next burst, if a whole request is there.
     pub fn turn(&mut self) -> Turn {
+        if self.waiting.is_some() {
+            return Turn::Wait;
+        }
         if self.state.closing || self.state.client.is_killed() {
             return Turn::Close;
         }
@@ -264,9 +297,15 @@ impl<E: Engine> Session<E> {
         for run in whole.chunk_by(|a, b| !is_long(a) && !is_long(b)) {
             let done = self.run(run);
             ran += done;
-            if self.state.closing || done < run.len() {
+            if self.state.closing || done < run.len() || self.waiting.is_some() {
                 break;
             }
+        }
+        if self.waiting.is_some() {
+            // What stands behind is looked at again when this is answered.
+            self.start = requests[ran - 1].1;
+            self.parser = RequestParser::new(self.limits());
+            return Turn::Wait;
         }
         if ran < whole.len() && !self.state.closing {
             // The replies so far are large: the rest waits until they are written. What the parser
@@ -303,11 +342,11 @@ impl<E: Engine> Session<E> {
         }
     }
 
-    /// Runs `requests` until the replies are large, at least one; commits them, puts their replies
-    /// into the output, and returns how many it were.
+    /// Runs `requests` until the replies are large, at least one; appends what they change, puts their
+    /// replies into the output as soon as they may be told, and returns how many it were.
     fn run(&mut self, requests: &[&[&[u8]]]) -> usize {
         let mut stripes = self.stripes(requests);
-        let writes = self.shared.options.writes_wait && !stripes.is_empty();
+        let writes = self.shared.options.writes_wait && !stripes.is_empty() && !self.defers;
         if !writes && !requests.iter().any(|request| is_long(request)) {
             return self.run_here(requests, &mut stripes);
         }
@@ -351,22 +390,29 @@ impl<E: Engine> Session<E> {
         }
         append(&mut view, &mut held, &mut replies);
         drop(held);
-        if let Some(ticket) = view.ticket()
-            && let Err(error) = engine.wait(ticket)
-        {
-            replies.fail_appended(engine, &error);
-        }
         self.parser.set_limits(self.limits());
         let ran = replies.list.len();
         shared.counters.add(|c| &c.commands, ran as u64);
+        match view.ticket() {
+            None => self.send(replies, None),
+            Some(ticket) if self.defers => self.waiting = Some((ticket, replies)),
+            Some(ticket) => self.send(replies, engine.wait(ticket).err().as_ref()),
+        }
+        ran
+    }
+
+    /// Puts replies into the output; what was appended is durable, or has failed.
+    fn send(&mut self, mut replies: Replies<E>, failed: Option<&EngineError>) {
+        if let Some(error) = failed {
+            replies.fail_appended(&self.shared.engine, error);
+        }
         for Pending { reply, version } in replies.list {
             let Some(reply) = reply else { continue };
             if matches!(reply, Reply::Error(_)) {
-                shared.counters.add(|c| &c.errors, 1);
+                self.shared.counters.add(|c| &c.errors, 1);
             }
             self.output.encode(reply, version);
         }
-        ran
     }
 
     /// The stripes of all keys that the burst names, if it may write or must see several keys at one

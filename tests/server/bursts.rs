@@ -15,7 +15,9 @@ use kvs::testing::sim::{Call, Errno, Fault, SimFs, Survive};
 use kvs::{Batch, Durability, Error, KvStore, KvsClient, KvsEngine, Options, Result, testing};
 use tempfile::TempDir;
 
-use crate::harness::{DRIVERS, Driver, PATIENCE, Running, Told, ask, show, start, start_with};
+use crate::harness::{
+    DRIVERS, Driver, PATIENCE, Running, Told, ask, in_memory, show, start, start_with,
+};
 
 /// What the waits of a [`Gated`] engine come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -543,5 +545,37 @@ fn what_was_answered_before_a_sync_failed_outlives_a_power_cut() {
         for nth in [0, 1, 2, 5, 20, 60] {
             fails_at_sync(*driver, nth);
         }
+    }
+}
+
+#[test]
+fn several_keys_are_read_at_one_moment() {
+    for driver in DRIVERS {
+        let _told = Told(*driver);
+        let running = start(*driver, in_memory(), ServerOptions::new());
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut client = running.client();
+                for n in 0..4000 {
+                    let n = n.to_string();
+                    client.call(&["MSET", "a", &n, "b", &n, "c", &n]).unwrap();
+                }
+                done.store(true, Ordering::SeqCst);
+            });
+            let mut client = running.client();
+            let mut seen = 0;
+            while !done.load(Ordering::SeqCst) || seen == 0 {
+                let mut pipeline = client.pipeline();
+                (0..50).for_each(|_| pipeline.push(&["MGET", "a", "b", "c"]));
+                for reply in pipeline.run().unwrap() {
+                    let Reply::Array(values) = &reply else {
+                        panic!("{reply:?}");
+                    };
+                    assert!(values.windows(2).all(|two| two[0] == two[1]), "{reply:?}");
+                    seen += 1;
+                }
+            }
+        });
     }
 }
