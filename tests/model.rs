@@ -132,6 +132,14 @@ const IN_MODEL: &[(&str, &str)] = &[
 
 /// Public methods that the model does not call, and why not.
 const NOT_IN_MODEL: &[(&str, &str)] = &[
+    (
+        "Store::checkpoint",
+        "makes another store: tests/checkpoint.rs",
+    ),
+    (
+        "Store::checkpoint_with",
+        "is `checkpoint` with options: tests/checkpoint.rs",
+    ),
     ("Batch::is_empty", "is `len() == 0`"),
     ("Batch::len", "counts what was put in"),
     ("Batch::operations", "shows what was put in"),

@@ -360,7 +360,7 @@ fn walks_go_on_while_others_write_and_compact() {
     let options = Options::new().segment_bytes(64 << 10);
     let store = options.open(dir.path()).unwrap();
     // Some are overwritten, some come and go, some are never there.
-    let stays = |i: u32| i % 3 == 0;
+    let stays = |i: u32| i.is_multiple_of(3);
     (0..900)
         .filter(|i| stays(*i))
         .for_each(|i| store.set(key(i), [0; 200]).unwrap());

@@ -200,6 +200,27 @@ impl<F: Fs> Iterator for Prefix<F> {
     }
 }
 
+impl<F: Fs> Snapshot<F> {
+    /// All pairs at that moment, in no stated order: see [`Iter`].
+    #[must_use]
+    pub fn iter(&self) -> Iter<F> {
+        Iter::new(self.clone())
+    }
+
+    /// All keys at that moment, in no stated order.
+    #[must_use]
+    pub fn keys(&self) -> Keys<F> {
+        Keys(self.iter())
+    }
+
+    /// All pairs at that moment whose key begins with `prefix`, in no stated order. Cost: looks at
+    /// every key.
+    #[must_use]
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Prefix<F> {
+        Prefix::new(self.iter(), prefix.as_ref())
+    }
+}
+
 impl<F: Fs> Engine<F> {
     /// See [`crate::Store::iter`].
     pub fn pairs(self: &Arc<Self>) -> Result<Iter<F>> {

@@ -18,6 +18,7 @@ pub mod cursor;
 mod deadlines;
 pub mod error;
 pub mod forecast;
+mod frozen;
 mod full;
 mod hints;
 mod index_room;

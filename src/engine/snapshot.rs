@@ -4,11 +4,8 @@
 //! shard's table. It keeps the view of that moment, and so the map of every segment in it: words that
 //! it knows cannot come to mean other records, since windows are used again only after unmapping.
 //!
-//! What a snapshot holds can be taken away from it, so that a forgotten one does not keep removed
-//! segments on disk for ever. Every look therefore goes through a door that is shut then: one per
-//! stripe, so that threads do not fight over one lock. Records are looked at behind the door, pinned.
-//!
-//! Lock order: `Engine::snapshots`, then `Engine::retired`, then doors; nothing is locked under a door.
+//! What a snapshot holds can be taken away from it (`frozen`), so that a forgotten one does not keep
+//! removed segments on disk for ever. Records are looked at outside its locks, pinned.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -16,57 +13,14 @@ use std::sync::{Arc, Weak};
 
 use crate::engine::core::{Engine, Section};
 use crate::engine::error::{Error, Result};
-use crate::engine::iter::{Iter, Keys, Prefix};
+use crate::engine::frozen::{Frozen, Held};
 use crate::engine::many::{TOGETHER, bring};
 use crate::engine::read::Candidates;
-use crate::engine::segment::View;
 use crate::engine::time::now_ms;
 use crate::engine::value::Value;
-use crate::index::ShardSnapshot;
 use crate::storage::fs::Fs;
 use crate::storage::mmap::Map;
-use crate::storage::pin::{STRIPES, stripe_of_thread};
 use crate::storage::real::RealFs;
-use crate::sync::RwLock;
-
-/// What a snapshot looks at.
-pub(crate) struct Held {
-    pub(crate) shards: Vec<ShardSnapshot<View>>,
-    /// The one that all shards had.
-    pub(crate) view: Arc<View>,
-}
-
-/// Shut for good when what it leads to is taken away.
-// A cache line pair of its own: neighbours' locks must not fight.
-#[repr(align(128))]
-struct Door(RwLock<Option<Arc<Held>>>);
-
-/// A snapshot as the engine knows it.
-pub(crate) struct Frozen {
-    doors: [Door; STRIPES],
-    lsn: u64,
-    len: u64,
-    /// When it was made, in milliseconds since 1970.
-    now: u64,
-}
-
-impl Frozen {
-    /// Looks at what it holds; `None` if it was given up.
-    #[inline]
-    fn look<R>(&self, at: impl FnOnce(&Arc<Held>) -> R) -> Option<R> {
-        self.doors[stripe_of_thread()].0.read().as_ref().map(at)
-    }
-
-    /// Waits for nobody but those who are just looking, which takes a memory access or two.
-    fn give_up(&self) {
-        let mut held = Vec::with_capacity(STRIPES);
-        for door in &self.doors {
-            held.extend(door.0.write().take());
-        }
-        // Unmapping takes its time: behind the doors, not in them.
-        drop(held);
-    }
-}
 
 /// The whole store as it was at one moment, while writes and compaction go on: see
 /// [`crate::Store::snapshot`].
@@ -180,25 +134,6 @@ impl<F: Fs> Snapshot<F> {
         self.frozen.lsn
     }
 
-    /// All pairs at that moment, in no stated order: see [`Iter`].
-    #[must_use]
-    pub fn iter(&self) -> Iter<F> {
-        Iter::new(self.clone())
-    }
-
-    /// All keys at that moment, in no stated order.
-    #[must_use]
-    pub fn keys(&self) -> Keys<F> {
-        Keys(self.iter())
-    }
-
-    /// All pairs at that moment whose key begins with `prefix`, in no stated order. Cost: looks at
-    /// every key.
-    #[must_use]
-    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Prefix<F> {
-        Prefix::new(self.iter(), prefix.as_ref())
-    }
-
     pub(crate) fn engine(&self) -> &Engine<F> {
         &self.engine
     }
@@ -273,12 +208,7 @@ impl<F: Fs> Engine<F> {
             shards: self.index.snapshot(),
             view: Arc::clone(&section.view),
         });
-        let frozen = Arc::new(Frozen {
-            doors: std::array::from_fn(|_| Door(RwLock::new(Some(Arc::clone(&held))))),
-            lsn,
-            len: self.index.len(),
-            now: now_ms(),
-        });
+        let frozen = Arc::new(Frozen::new(&held, lsn, self.index.len(), now_ms()));
         let mut snapshots = self.snapshots.lock();
         drop(section);
         snapshots.retain(|snapshot| snapshot.strong_count() > 0);
