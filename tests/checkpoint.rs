@@ -727,8 +727,8 @@ fn a_copy_numbers_its_writes_behind_those_it_was_made_with() {
     // No log segment that has ended is left.
     store.compact().unwrap();
     store.set("k", "in both").unwrap();
-    store.checkpoint(dir.join("copy")).unwrap();
     let last = store.stats().last_lsn;
+    store.checkpoint(dir.join("copy")).unwrap();
     let copy = small().open(dir.join("copy")).unwrap();
     assert!(copy.stats().last_lsn >= last, "{last}");
     copy.set("k", "newer").unwrap();
