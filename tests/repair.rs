@@ -565,3 +565,27 @@ fn what_is_no_store_or_in_use_or_in_the_way_is_an_error() {
     attempt("store", "dest").unwrap();
     assert_eq!(Store::open(dir.join("dest")).unwrap().len(), 1);
 }
+
+/// All pairs of a load have one LSN: of a key that comes twice the later pair counts, in one segment and
+/// in several.
+#[test]
+fn of_a_key_that_a_load_has_twice_the_later_value_is_salvaged() {
+    let dir = Scratch::new("loaded");
+    let source = dir.join("store");
+    let options = Options::new().segment_bytes(64 << 10);
+    let store = options.open(&source).unwrap();
+    let key = |n: u32| (n % 1_000).to_string();
+    let pairs = (0..4_000u32).map(|n| (key(n), format!("{n:0100}")));
+    // Twice in a row as well.
+    let pairs = pairs.flat_map(|(key, value)| [(key.clone(), "old".to_owned()), (key, value)]);
+    store.load(pairs).unwrap();
+    assert!(store.stats().segments.len() > 5);
+    store.close().unwrap();
+    let report = repair(&source, dir.join("mended"), &RepairOptions::new()).unwrap();
+    assert!(!report.incomplete && report.keys == 1_000, "{report:?}");
+    let mended = Store::open(dir.join("mended")).unwrap();
+    for n in 3_000..4_000 {
+        let value = mended.get(key(n)).unwrap();
+        assert_eq!(value.as_deref(), Some(format!("{n:0100}").as_bytes()));
+    }
+}

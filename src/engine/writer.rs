@@ -135,11 +135,12 @@ impl Known {
         self.found.is_some()
     }
 
-    /// What becomes of the key's version.
-    fn becomes(&self, fingerprint: Fingerprint, new: Option<(Word, u64)>) -> IndexChange {
+    /// What became of the key's version; `lost` bytes of it: none if it had gone already.
+    fn became(&self, fingerprint: Fingerprint, new: Option<(Word, u64)>, lost: u64) -> IndexChange {
+        let old = self.found.filter(|_| lost > 0);
         IndexChange {
             fingerprint,
-            old: self.found.map(|(word, found)| (word, found.size)),
+            old: old.map(|(word, found)| (word, found.size)),
             new: new.map(|(word, _)| word),
         }
     }
@@ -593,7 +594,7 @@ impl<F: Fs> Engine<F> {
                     section.dead -= size;
                 }
                 if !section.loads.is_empty() {
-                    let change = known.becomes(self.hash_key.fingerprint(key), new);
+                    let change = known.became(self.hash_key.fingerprint(key), new, lost);
                     section.loads.note(lsn, change);
                 }
                 self.index_changed();
@@ -654,10 +655,11 @@ impl<F: Fs> Engine<F> {
                 let at = position(i, &shards).expect("every hash's shard is locked");
                 let new = changes[*i].new.as_ref();
                 let new = new.map(|place| (place.slot.word(hash(i), place.offset), place.size));
-                section.dead += apply(&mut shards[at].1, known, new);
+                let lost = apply(&mut shards[at].1, known, new);
+                section.dead += lost;
                 section.dead -= new.map_or(0, |(_, size)| size);
                 if !section.loads.is_empty() {
-                    let change = known.becomes(changes[*i].fingerprint, new);
+                    let change = known.became(changes[*i].fingerprint, new, lost);
                     section.loads.note(lsn, change);
                 }
             }

@@ -42,6 +42,10 @@ impl<F: Fs> Drop for Ingest<'_, F> {
     fn drop(&mut self) {
         if !self.listed {
             self.engine.remove_outputs(&self.outputs);
+        } else if std::thread::panicking() {
+            // The manifest may list what the index does not have: the store has failed, and nothing
+            // may be dropped that such a load would bring back.
+            return;
         }
         self.engine.section.lock().loads.end(self.lsn);
     }
@@ -76,6 +80,7 @@ impl<F: Fs> Engine<F> {
         self.keep_reserve();
         let compact = self.wants_compaction(&mut self.section.lock());
         if compact {
+            let _fails = FailOnPanic(&self.upkeep);
             self.compact_automatically();
         }
         Ok(report)
@@ -188,6 +193,7 @@ impl<F: Fs> Ingest<'_, F> {
 
     /// All of it counts, or an error and nothing.
     fn finish(mut self) -> Result<LoadReport> {
+        let _fails = FailOnPanic(&self.engine.upkeep);
         self.end_last()?;
         self.sync()?;
         let engine = self.engine;

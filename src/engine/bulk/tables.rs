@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
+use kvs_format::DecodeError;
 use kvs_format::hash::{Fingerprint, shard_of};
 use kvs_format::hint::{HintEntry, entries_of};
 use kvs_format::record::{HEADER_BYTES, parse_header};
@@ -18,7 +19,7 @@ use crate::engine::core::Engine;
 use crate::engine::error::Result;
 use crate::engine::load::{run_length, threads};
 use crate::engine::merged::Output;
-use crate::engine::read::Checks;
+use crate::engine::read::{Checks, verified};
 use crate::engine::segment::{Slot, View};
 use crate::index::ShardSnapshot;
 use crate::storage::fs::Fs;
@@ -159,7 +160,10 @@ impl<F: Fs> Source<'_, F> {
         made: &mut Tables,
     ) -> Result<HashTable<Word>> {
         let mut table = (**before.table).clone();
-        table.reserve(winners.len(), |word| table_hash(word.bits()));
+        if table.is_empty() {
+            // Otherwise many may be there already, and it grows as for any writer.
+            table.reserve(winners.len(), |word| table_hash(word.bits()));
+        }
         for winner in winners {
             if self.removed.contains(&winner.fingerprint) {
                 continue;
@@ -205,7 +209,8 @@ impl<F: Fs> Source<'_, F> {
         if !words.any(|word| word.bits() == bits) {
             return Ok(None);
         }
-        let key = key_at(stripe, offset);
+        let key = key_at(stripe, offset)
+            .map_err(|reason| self.engine.corrupt(stripe.segment_id, offset, reason))?;
         for word in before.table.iter_hash(table_hash(bits)) {
             if word.bits() != bits {
                 continue;
@@ -225,17 +230,9 @@ impl<F: Fs> Source<'_, F> {
     }
 }
 
-/// The key of the record at `offset`, which is whole and does not expire: we have just written it.
-fn key_at(stripe: &Stripe, offset: u64) -> &[u8] {
-    let rest = stripe.map.from(offset);
-    let header = rest
-        .first_chunk::<HEADER_BYTES>()
-        .and_then(|head| parse_header(&stripe.place_key, offset, head).ok()?);
-    let key = header.and_then(|header| {
-        let start = HEADER_BYTES + header.kind.extension() as usize;
-        rest.get(start..start + usize::from(header.key_len))
-    });
-    key.unwrap_or(&[])
+/// The key of the record at `offset`: we have just written it.
+fn key_at(stripe: &Stripe, offset: u64) -> Result<&[u8], DecodeError> {
+    Ok(verified(stripe, offset)?.key)
 }
 
 /// LSN of the record at `offset`, whose header was checked.

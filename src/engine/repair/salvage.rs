@@ -264,7 +264,8 @@ impl Survey {
 
     fn keep(&mut self, fingerprint: Fingerprint, entry: Entry) {
         let newest = self.newest.entry(fingerprint).or_insert(entry);
-        if entry.lsn > newest.lsn {
+        // Of a load, all of whose pairs have one LSN, the last pair counts: ids and offsets ascend.
+        if entry.lsn >= newest.lsn {
             *newest = entry;
         }
     }
