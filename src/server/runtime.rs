@@ -138,7 +138,7 @@ async fn serve<E: Engine>(engine: E, run: Run) -> Result<()> {
     stopper.on_stop(move || {
         stop.send_replace(true);
     });
-    let syncing = match shared.options.writes_wait {
+    let mut syncing = match shared.options.writes_wait {
         true => Syncs::start(shared.engine.clone()),
         false => None,
     };
@@ -202,7 +202,7 @@ async fn serve<E: Engine>(engine: E, run: Run) -> Result<()> {
     // Not waited for: one that runs a command cannot be interrupted, and drops its connection itself.
     tasks.abort_all();
     tasks.detach_all();
-    drop(syncing);
+    waiting(&mut || drop(syncing.take()));
     let mut outcome = Ok(());
     waiting(&mut || outcome = shared.engine.flush());
     match outcome {
@@ -229,7 +229,7 @@ async fn connection<E: Engine>(
     let mut patience = Patience::new(session.is_trusted(), Instant::now());
     loop {
         let turn = session.turn();
-        let ran = turn == Turn::More || !session.output().is_empty();
+        let ran = matches!(turn, Turn::More | Turn::Wait) || !session.output().is_empty();
         let (trusted, midway) = (session.is_trusted(), session.is_midway());
         patience.turned(trusted, ran, midway, Instant::now());
         if !session.output().is_empty() {
