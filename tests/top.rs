@@ -148,7 +148,6 @@ fn one_look_follows_the_other_until_a_signal() {
     assert!(grown && seen["disk_bytes"].as_u64().unwrap() > 0);
     let id = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     kill_process(id, Signal::TERM).unwrap();
-    drop(next);
     drop(lines);
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }

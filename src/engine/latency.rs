@@ -17,7 +17,7 @@ pub(crate) enum Timed {
 
 #[cfg(not(feature = "latency"))]
 #[derive(Debug, Default)]
-pub(crate) struct Timers;
+pub(crate) struct Timers(());
 
 #[cfg(not(feature = "latency"))]
 impl Timers {
@@ -79,7 +79,7 @@ mod on {
         pub(crate) fn time<T>(&self, what: Timed, act: impl FnOnce() -> T) -> T {
             let rare = matches!(what, Timed::Sync | Timed::CompactionStep);
             let call = CALLS.with(|calls| calls.replace(calls.get().wrapping_add(1)));
-            if !rare && call % SAMPLE != 0 {
+            if !rare && !call.is_multiple_of(SAMPLE) {
                 return act();
             }
             let started = Instant::now();
