@@ -517,6 +517,32 @@ fn a_key_that_comes_twice_in_two_segments_has_its_later_value() {
     }
 }
 
+/// So does what repair salvages, with the manifest and without.
+#[test]
+fn repair_salvages_the_later_value_of_a_key_that_came_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let store = options().open(path("s")).unwrap();
+    let pairs = (0..90u32).map(|i| (key(i % 40), vec![i as u8; 4_000]));
+    let report = store.load(pairs).unwrap();
+    assert!(report.segments > 3 && report.superseded == 50, "{report:?}");
+    // In one segment.
+    store.load([("a", "older"), ("a", "newer")]).unwrap();
+    let expected = all(&store);
+    store.close().unwrap();
+    for copy in ["with", "without"] {
+        if copy == "without" {
+            std::fs::remove_file(path("s").join("MANIFEST")).unwrap();
+        }
+        kvs::repair(path("s"), path(copy), &kvs::RepairOptions::new()).unwrap();
+        assert_eq!(
+            all(&Store::open(path(copy)).unwrap()),
+            expected,
+            "{copy} the manifest"
+        );
+    }
+}
+
 /// The load's LSN is given to nothing else: a log that ends before it is damaged, not torn.
 #[test]
 fn a_log_that_has_lost_the_place_of_a_load_is_damaged() {
