@@ -7,6 +7,7 @@ use kvs_format::segment::PAGE_BYTES;
 use kvs_format::system::CLOSING_BYTES;
 
 use crate::engine::options::{Clock, Compaction, Durability, Entropy, Options, SEGMENT_BYTES_MAX};
+use crate::engine::time::{WallClock, millis};
 
 /// Smallest segment of a store that chooses its own sizes.
 pub const GROWING_BYTES_MIN: u64 = 4 << 20;
@@ -46,6 +47,10 @@ pub struct Config {
     pub entropy: Entropy,
     /// Time since some moment in the past; never goes back.
     pub clock: Clock,
+    /// By which records expire.
+    pub(crate) wall_clock: WallClock,
+    /// Milliseconds that a value lives if nothing else is said.
+    pub default_ttl: Option<u64>,
 }
 
 impl Config {
@@ -64,6 +69,8 @@ impl Config {
             shard_bits: options.shard_bits,
             threads: true,
             trim: true,
+            wall_clock: options.wall_clock.clone(),
+            default_ttl: options.default_ttl.map(millis),
             clock: Arc::new({
                 let start = std::time::Instant::now();
                 move || start.elapsed()

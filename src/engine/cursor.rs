@@ -19,7 +19,7 @@ use crate::engine::core::Engine;
 use crate::engine::error::Result;
 use crate::engine::iter::{Pair, pair};
 use crate::engine::read::Checks;
-use crate::engine::time::now_ms;
+
 use crate::engine::value::{Key, Value};
 use crate::storage::fs::Fs;
 use crate::storage::location::HASH_BITS;
@@ -125,7 +125,7 @@ impl<F: Fs> Engine<F> {
         let mut place = cursor.0.saturating_sub(1);
         let mut looked = 0;
         let mut items = Vec::new();
-        let now = now_ms();
+        let now = self.config.wall_clock.now_ms();
         while place < end && looked < count {
             let (shard, from) = (place >> HASH_BITS, place & ((1 << HASH_BITS) - 1));
             let wanted = count - looked;

@@ -1,9 +1,10 @@
 //! How a store is opened.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::engine::error::{Error, Result};
+use crate::engine::time::WallClock;
 
 /// When a write returns, and what survives.
 ///
@@ -87,6 +88,8 @@ pub struct Options {
     pub(crate) pinned_bytes_max: u64,
     pub(crate) index_bytes_max: Option<u64>,
     pub(crate) close_budget: Duration,
+    pub(crate) default_ttl: Option<Duration>,
+    pub(crate) wall_clock: WallClock,
     pub(crate) shard_bits: u8,
     pub(crate) force_write_path: bool,
 }
@@ -111,6 +114,8 @@ impl Options {
             pinned_bytes_max: 1 << 30,
             index_bytes_max: None,
             close_budget: Duration::from_secs(1),
+            default_ttl: None,
+            wall_clock: WallClock::system(),
             shard_bits: 10,
             force_write_path: false,
         }
@@ -198,6 +203,34 @@ impl Options {
         self
     }
 
+    /// How long a value lives that is stored without saying so itself, at least a millisecond. Default:
+    /// `None`, for ever.
+    ///
+    /// It holds for every way of storing a value, batches included; [`crate::SetOptions`] and
+    /// [`crate::Batch::set_with_expiry`] say otherwise for one. Values that are there already keep what
+    /// they have.
+    #[must_use]
+    pub fn default_ttl(mut self, ttl: Option<Duration>) -> Self {
+        self.default_ttl = ttl;
+        self
+    }
+
+    /// What tells the time by which keys expire. Default: the system's clock.
+    ///
+    /// The store takes the latest time it was ever told: where `now` goes back, time stands still.
+    /// That holds as long as the process lives. Nothing on disk states the time, so after a restart
+    /// with a clock that was set back, a key that had expired shows again until its time comes anew,
+    /// unless its space was given back meanwhile. Whatever the clock says, no older value ever shows,
+    /// and writes are never ordered by it.
+    ///
+    /// Options are equal only if they have the same clock: those for a second handle of an open store
+    /// are a clone of the first. `now` is called by every thread that meets a key that expires.
+    #[must_use]
+    pub fn clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        self.wall_clock = WallClock::new(now);
+        self
+    }
+
     /// log2 of the number of index shards, 0 to 10, fixed when the store is created.
     #[doc(hidden)]
     #[must_use]
@@ -224,6 +257,12 @@ impl Options {
             return Err(Error::InvalidOption {
                 option: "segment_bytes",
                 expected: "from 65,536 to 268,435,456",
+            });
+        }
+        if self.default_ttl.is_some_and(|ttl| ttl.as_millis() == 0) {
+            return Err(Error::InvalidOption {
+                option: "default_ttl",
+                expected: "at least a millisecond",
             });
         }
         if self.shard_bits > kvs_format::hash::SHARD_BITS_MAX {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use kvs_format::hash::Fingerprint;
 
 use crate::engine::segment::Slot;
-use crate::engine::time::now_ms;
+use crate::engine::time::WallClock;
 
 /// What a stored record changes in the index, once it may.
 #[derive(Clone, Debug)]
@@ -34,8 +34,8 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    pub(crate) fn is_alive(&self) -> bool {
-        self.expires_at.is_none_or(|at| at > now_ms())
+    pub(crate) fn is_alive(&self, clock: &WallClock) -> bool {
+        self.expires_at.is_none_or(|at| at > clock.now_ms())
     }
 }
 

@@ -9,7 +9,7 @@ use zerocopy::FromBytes;
 
 use crate::engine::core::Engine;
 use crate::engine::error::{Error, Result};
-use crate::engine::time::now_ms;
+use crate::engine::time::WallClock;
 use crate::engine::value::Value;
 use crate::storage::fs::{Fs, FsFile};
 use crate::storage::location::Word;
@@ -71,9 +71,10 @@ pub(crate) enum Checks {
 }
 
 impl Found {
+    /// The clock is asked only if the record expires.
     #[inline]
-    pub(crate) fn is_alive(&self) -> bool {
-        self.expires_at.is_none_or(|at| at > now_ms())
+    pub(crate) fn is_alive(&self, clock: &WallClock) -> bool {
+        self.expires_at.is_none_or(|at| at > clock.now_ms())
     }
 }
 
@@ -239,7 +240,10 @@ impl<F: Fs> Engine<F> {
             return self.find_among_several(hash, key);
         }
         let found = self.matches(&pin, word, key, self.checks())?;
-        Ok(found.filter(Found::is_alive).map(|found| (pin, found)))
+        let clock = &self.config.wall_clock;
+        Ok(found
+            .filter(|found| found.is_alive(clock))
+            .map(|found| (pin, found)))
     }
 
     /// Two keys share 23 hash bits and a shard about once in eight million.
@@ -251,7 +255,9 @@ impl<F: Fs> Engine<F> {
     fn find_among(&self, candidates: Candidates, key: &[u8]) -> Result<Option<(Pin, Found)>> {
         for (word, pin) in candidates.into_iter() {
             if let Some(found) = self.matches(&pin, word, key, self.checks())? {
-                return Ok(found.is_alive().then_some((pin, found)));
+                return Ok(found
+                    .is_alive(&self.config.wall_clock)
+                    .then_some((pin, found)));
             }
         }
         Ok(None)
@@ -309,8 +315,9 @@ impl<F: Fs> Engine<F> {
                 if record.key != key {
                     continue;
                 }
-                let expired = record.expires_at.is_some_and(|at| at <= now_ms());
-                let start = (found(&record).value_offset - offset) as usize;
+                let found = found(&record);
+                let expired = !found.is_alive(&self.config.wall_clock);
+                let start = (found.value_offset - offset) as usize;
                 let end = start + record.value.len();
                 out.truncate(end);
                 out.drain(..start);

@@ -119,7 +119,7 @@ impl<'a, F: Fs> Reader<'a, F> {
         let Some(found) = self.engine.matches(stripe, word, key, checks)? else {
             return Ok(None);
         };
-        let value = found.is_alive().then(|| {
+        let value = found.is_alive(&self.engine.config.wall_clock).then(|| {
             stripe
                 .map
                 .slice(found.value_offset, u64::from(found.value_len))

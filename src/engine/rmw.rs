@@ -17,6 +17,7 @@ use crate::engine::error::{Error, Result};
 use crate::engine::options::Durability;
 use crate::engine::pending::Ticket;
 use crate::engine::read::{Checks, Found};
+use crate::engine::time::WallClock;
 use crate::engine::value::Value;
 use crate::engine::writer::{One, Outcome, Version, When};
 use crate::storage::fs::Fs;
@@ -64,8 +65,13 @@ impl Seen {
         }
     }
 
-    fn found(version: impl FnOnce(bool) -> Version, found: Found, pin: Pin) -> Self {
-        let alive = found.is_alive();
+    fn found(
+        clock: &WallClock,
+        version: impl FnOnce(bool) -> Version,
+        found: Found,
+        pin: Pin,
+    ) -> Self {
+        let alive = found.is_alive(clock);
         let (value, expired) = match alive {
             true => (
                 Some(Value::new(pin, found.value_offset, found.value_len)),
@@ -196,6 +202,7 @@ impl<F: Fs> Engine<F> {
         for (word, pin) in self.candidates(hash).into_iter() {
             if let Some(found) = self.matches(&pin, word, key, Checks::Both)? {
                 return Ok(Seen::found(
+                    &self.config.wall_clock,
                     |alive| Version::Indexed(word, alive),
                     found,
                     pin,
@@ -244,7 +251,7 @@ impl<F: Fs> Engine<F> {
         let found = self
             .matches(&pin, word, key, Checks::Both)?
             .expect("a pending write's record is of its key");
-        Ok(Seen::found(version, found, pin))
+        Ok(Seen::found(&self.config.wall_clock, version, found, pin))
     }
 }
 

@@ -16,7 +16,6 @@ use crate::engine::error::{Error, Result};
 use crate::engine::frozen::{Frozen, Held};
 use crate::engine::many::{TOGETHER, bring};
 use crate::engine::read::Candidates;
-use crate::engine::time::now_ms;
 use crate::engine::value::Value;
 use crate::storage::fs::Fs;
 use crate::storage::mmap::Map;
@@ -208,7 +207,8 @@ impl<F: Fs> Engine<F> {
             shards: self.index.snapshot(),
             view: Arc::clone(&section.view),
         });
-        let frozen = Arc::new(Frozen::new(&held, lsn, self.index.len(), now_ms()));
+        let now = self.config.wall_clock.now_ms();
+        let frozen = Arc::new(Frozen::new(&held, lsn, self.index.len(), now));
         let mut snapshots = self.snapshots.lock();
         drop(section);
         snapshots.retain(|snapshot| snapshot.strong_count() > 0);

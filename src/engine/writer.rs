@@ -28,6 +28,7 @@ use crate::engine::read::{Candidates, Checks, Found};
 use crate::engine::reserve::Need;
 use crate::engine::segment::View;
 use crate::engine::tasks::FailOnPanic;
+use crate::engine::time::WallClock;
 use crate::index::ShardMut;
 use crate::storage::fs::{Fs, FsFile};
 use crate::storage::location::Word;
@@ -69,15 +70,16 @@ pub(crate) enum Version {
 }
 
 impl Version {
-    fn is_current(self, pending: Option<&PendingKey>, known: &Known) -> bool {
+    fn is_current(self, pending: Option<&PendingKey>, known: &Known, clock: &WallClock) -> bool {
         match (self, pending) {
             (Self::Pending(lsn, alive), Some(pending)) => {
-                let is_alive = pending.new.as_ref().is_some_and(Place::is_alive);
+                let new = pending.new.as_ref();
+                let is_alive = new.is_some_and(|place| place.is_alive(clock));
                 pending.lsn == lsn && is_alive == alive
             }
             (Self::Indexed(word, alive), None) => known
                 .found
-                .is_some_and(|(indexed, found)| indexed == word && found.is_alive() == alive),
+                .is_some_and(|(indexed, found)| indexed == word && found.is_alive(clock) == alive),
             (Self::None, None) => known.found.is_none(),
             // Also a pending one that is durable by now: it is looked at again.
             (_, _) => false,
@@ -264,15 +266,19 @@ impl<F: Fs> Engine<F> {
             true => None,
             false => section.pending.get(self.hash_key.fingerprint(key)),
         };
+        let clock = &self.config.wall_clock;
         let present = match (pending, &known.found) {
-            (Some(pending), _) => pending.new.as_ref().is_some_and(Place::is_alive),
-            (None, Some((_, found))) => found.is_alive(),
+            (Some(pending), _) => {
+                let new = pending.new.as_ref();
+                new.is_some_and(|place| place.is_alive(clock))
+            }
+            (None, Some((_, found))) => found.is_alive(clock),
             (None, None) => false,
         };
         let (unchanged, needless) = match when {
             When::Always => (true, kind == Kind::Tombstone && !present),
             When::Absent => (true, present),
-            When::Unchanged(version) => (version.is_current(pending, &known), false),
+            When::Unchanged(version) => (version.is_current(pending, &known, clock), false),
         };
         if !unchanged {
             return done(Outcome::Changed, None);

@@ -24,7 +24,7 @@ use crate::engine::core::Engine;
 use crate::engine::error::{Error, Result};
 use crate::engine::options::{Compaction, Durability, Options};
 use crate::engine::report::{Lost, RecoveryReport};
-use crate::engine::time::now_ms;
+use crate::engine::time::WallClock;
 use crate::engine::writer::{One, When};
 use crate::storage::beside::Beside;
 use crate::storage::fs::{Access, Fs, FsFile};
@@ -129,7 +129,7 @@ pub fn examine<F: Fs>(fs: &F) -> Result<Salvaged<F>> {
     let found = inventory(fs)?;
     let random = (Config::new(&Options::new()).entropy)()?;
     let key = HashKey::from_bytes(&random);
-    let mut survey = Survey::new(key, now_ms(), found.durable_lsn);
+    let mut survey = Survey::new(key, WallClock::system().now_ms(), found.durable_lsn);
     for (index, item) in found.items.iter().enumerate() {
         survey.read(fs, index, item);
     }
