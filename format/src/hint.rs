@@ -35,6 +35,9 @@ pub const ENTRY_BYTES: usize = 32;
 /// Buckets of the expiry histogram.
 pub const EXPIRY_BUCKETS: usize = 64;
 
+/// The bucket of what expires later than all others.
+const LATER: usize = EXPIRY_BUCKETS - 1;
+
 /// Bytes behind the entries, check included.
 pub const TRAILER_BYTES: usize = 16 + 8 * EXPIRY_BUCKETS + 4;
 
@@ -217,7 +220,8 @@ pub struct ExpiryHistogram {
     pub first_ms: u64,
     /// Milliseconds a bucket spans; 0 without expiring records.
     pub bucket_ms: u64,
-    /// Bytes of the records that expire in each bucket.
+    /// Bytes of the records that expire in each bucket; in the last one also of those that expire
+    /// later.
     pub bytes: [u64; EXPIRY_BUCKETS],
 }
 
@@ -229,8 +233,11 @@ impl ExpiryHistogram {
         bytes: [0; EXPIRY_BUCKETS],
     };
 
-    /// Of records that expire at these Unix milliseconds and have these sizes: 64 buckets of equal
-    /// width from the first expiry to the last.
+    /// Of records that expire at these Unix milliseconds and have these sizes: 63 buckets of equal
+    /// width from the first expiry on, and one for what is later.
+    ///
+    /// At most an eighth of the bytes are later: a few records that live for years do not take away
+    /// what is known of the others.
     #[must_use]
     pub fn of(expiring: impl Iterator<Item = (u64, u64)> + Clone) -> Self {
         let mut histogram = Self::EMPTY;
@@ -238,13 +245,110 @@ impl ExpiryHistogram {
         let (Some(first), Some(last)) = (times().min(), times().max()) else {
             return histogram;
         };
+        // Bytes by the number of bits of how much later than the first they expire.
+        let mut by_bits = [0u64; 65];
+        let mut total = 0u64;
+        for (at, size) in expiring.clone() {
+            by_bits[64 - (at - first).leading_zeros() as usize] += size;
+            total += size;
+        }
+        let (mut bits, mut later) = (64, 0);
+        while bits > 0 && later + by_bits[bits] <= total / 8 {
+            later += by_bits[bits];
+            bits -= 1;
+        }
+        let span = match bits {
+            0 => 0,
+            bits => u64::MAX >> (64 - bits),
+        };
         histogram.first_ms = first;
-        histogram.bucket_ms = (last - first) / EXPIRY_BUCKETS as u64 + 1;
+        histogram.bucket_ms = span.min(last - first) / LATER as u64 + 1;
         for (at, size) in expiring {
-            let bucket = (at - first) / histogram.bucket_ms;
-            histogram.bytes[bucket as usize] += size;
+            histogram.bytes[histogram.bucket(at)] += size;
         }
         histogram
+    }
+
+    /// The bucket of what expires at `at`, which is not before the first.
+    fn bucket(&self, at: u64) -> usize {
+        let bucket = (at - self.first_ms) / self.bucket_ms.max(1);
+        usize::try_from(bucket).map_or(LATER, |bucket| bucket.min(LATER))
+    }
+
+    /// Adds a record that expires at this Unix millisecond. Buckets widen so that it has one: what
+    /// is known of the others may become known later, never sooner than it is true.
+    pub fn add(&mut self, at: u64, size: u64) {
+        if self.bucket_ms == 0 {
+            (self.first_ms, self.bucket_ms) = (at, 1);
+        }
+        let earlier = self.first_ms.saturating_sub(at);
+        // Where the last bucket in use, or the new one, would come to stand.
+        let last = |histogram: &Self| {
+            let used = histogram.bytes[..LATER]
+                .iter()
+                .rposition(|bytes| *bytes > 0);
+            let used = used.map_or(0, |bucket| bucket as u64);
+            match earlier {
+                0 => used.max((at - histogram.first_ms) / histogram.bucket_ms),
+                _ => used + earlier.div_ceil(histogram.bucket_ms),
+            }
+        };
+        while last(self) >= LATER as u64 {
+            self.bucket_ms *= 2;
+            for bucket in 0..LATER {
+                let pair = [2 * bucket, 2 * bucket + 1].map(|from| match from < LATER {
+                    true => core::mem::take(&mut self.bytes[from]),
+                    false => 0,
+                });
+                self.bytes[bucket] = pair[0] + pair[1];
+            }
+        }
+        if earlier > 0 {
+            let shift = earlier.div_ceil(self.bucket_ms).min(LATER as u64) as usize;
+            for bucket in (0..LATER).rev() {
+                let bytes = core::mem::take(&mut self.bytes[bucket]);
+                self.bytes[(bucket + shift).min(LATER)] += bytes;
+            }
+            // By whole buckets, so that nothing is known later for it.
+            self.first_ms = self
+                .first_ms
+                .saturating_sub(self.bucket_ms.saturating_mul(shift as u64));
+        }
+        self.bytes[self.bucket(at)] += size;
+    }
+
+    /// Bytes of all records in it.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.bytes
+            .iter()
+            .fold(0, |sum, bytes| sum.saturating_add(*bytes))
+    }
+
+    /// Bytes of records that have surely expired at this Unix millisecond: whole buckets, and none of
+    /// the last, which has no end.
+    #[must_use]
+    pub fn expired(&self, now: u64) -> u64 {
+        let past = now.saturating_sub(self.first_ms) / self.bucket_ms.max(1);
+        let past = usize::try_from(past).map_or(LATER, |past| past.min(LATER));
+        let past = if now < self.first_ms { 0 } else { past };
+        self.bytes[..past]
+            .iter()
+            .fold(0, |sum, bytes| sum.saturating_add(*bytes))
+    }
+
+    /// The next Unix millisecond after `now` at which more will have expired; `None` if that is not
+    /// known of any.
+    #[must_use]
+    pub fn next_change(&self, now: u64) -> Option<u64> {
+        (0..LATER as u64)
+            .zip(&self.bytes)
+            .filter(|(_, bytes)| **bytes > 0)
+            .map(|(bucket, _)| {
+                let end = (bucket + 1).saturating_mul(self.bucket_ms);
+                self.first_ms.saturating_add(end)
+            })
+            .find(|end| *end > now)
     }
 
     /// The trailer without its check.
@@ -406,4 +510,86 @@ pub fn entries_of(entries: &[HintEntry], shard_bits: u8, fingerprint: Fingerprin
     let start = entries.partition_point(|entry| of(entry) < wanted);
     let rest = &entries[start..];
     &rest[..rest.partition_point(|entry| of(entry) == wanted)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A generator of numbers (Steele, Lea, Flood, 2014).
+    fn random(state: &mut u64) -> u64 {
+        *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = *state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn truth(expiring: &[(u64, u64)], now: u64) -> u64 {
+        let expired = expiring.iter().filter(|(at, _)| *at <= now);
+        expired.map(|(_, size)| size).sum()
+    }
+
+    #[test]
+    fn a_histogram_never_calls_expired_what_has_not_and_is_at_most_a_bucket_late() {
+        let mut state = 7;
+        for case in 0..2_000 {
+            let mut expiring = [(0, 0); 40];
+            let base = random(&mut state) >> (random(&mut state) % 64);
+            for pair in &mut expiring {
+                let delta = random(&mut state) >> (8 + random(&mut state) % 56);
+                *pair = (base.saturating_add(delta), random(&mut state) % 1_000);
+            }
+            let whole = ExpiryHistogram::of(expiring.iter().copied());
+            let mut grown = ExpiryHistogram::EMPTY;
+            for (at, size) in expiring {
+                grown.add(at, size);
+            }
+            let total = truth(&expiring, u64::MAX);
+            for histogram in [&whole, &grown] {
+                assert_eq!(histogram.total(), total, "case {case}");
+                assert_eq!(histogram.expired(base.saturating_sub(1)), 0, "case {case}");
+                for (at, _) in expiring {
+                    for now in [at - at.min(1), at, at.saturating_add(histogram.bucket_ms)] {
+                        let known = histogram.expired(now);
+                        assert!(known <= truth(&expiring, now), "case {case}");
+                        let late = histogram.bucket_ms.saturating_mul(2);
+                        let due = now.checked_sub(late).map_or(0, |at| truth(&expiring, at));
+                        assert!(known + histogram.bytes[LATER] >= due, "case {case}");
+                        let next = histogram.next_change(now);
+                        assert!(next.is_none_or(|next| next > now), "case {case}");
+                    }
+                }
+            }
+            assert!(whole.bytes[LATER] <= total / 8, "case {case}");
+        }
+    }
+
+    #[test]
+    fn what_lives_for_ever_does_not_hide_what_expires_soon() {
+        let sessions = (0..1_000).map(|i| (1_000_000 + i * 60, 100));
+        let mut expiring = [(u64::MAX, 5_000); 1_001];
+        for (place, session) in expiring.iter_mut().zip(sessions) {
+            *place = session;
+        }
+        let histogram = ExpiryHistogram::of(expiring.iter().copied());
+        assert!(histogram.bucket_ms < 2_100, "{}", histogram.bucket_ms);
+        assert_eq!(histogram.expired(1_000_000 + 70_000), 100_000);
+        assert_eq!(histogram.expired(u64::MAX), 100_000);
+        assert_eq!(histogram.next_change(2_000_000), None);
+    }
+
+    #[test]
+    fn what_a_file_may_say_is_no_overflow() {
+        let histogram = ExpiryHistogram {
+            first_ms: u64::MAX,
+            bucket_ms: u64::MAX,
+            bytes: [u64::MAX; EXPIRY_BUCKETS],
+        };
+        assert_eq!(histogram.total(), u64::MAX);
+        assert_eq!(histogram.expired(0), 0);
+        assert_eq!(histogram.next_change(5), Some(u64::MAX));
+        assert_eq!(ExpiryHistogram::EMPTY.expired(u64::MAX), 0);
+        assert_eq!(ExpiryHistogram::EMPTY.next_change(0), None);
+    }
 }

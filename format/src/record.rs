@@ -464,6 +464,14 @@ impl Draft {
         self.raw.kind <= Kind::Tombstone as u8
     }
 
+    /// Unix milliseconds from which on it counts as removed.
+    #[must_use]
+    #[inline]
+    pub fn expires_at(&self) -> Option<u64> {
+        let expires = self.raw.kind == Kind::SetExpiring as u8;
+        expires.then(|| u64::from_le_bytes(self.expiry))
+    }
+
     /// Bytes of the record in its segment, padding included.
     #[must_use]
     pub fn size(&self) -> u64 {
