@@ -18,6 +18,7 @@ pub use engine::batch::Batch;
 pub use engine::checkpoint::{CheckpointOptions, CheckpointProgress, CheckpointReport};
 pub use engine::cursor::Cursor;
 pub use engine::error::{Error, Result};
+pub use engine::expiry::{Expiry, SetOptions, Ttl};
 pub use engine::forecast::{Forecast, Plan};
 #[cfg(feature = "latency")]
 pub use engine::latency::{Latency, LatencyReport};

@@ -203,6 +203,13 @@ impl HintEntry {
         self.kind_byte() == Kind::Tombstone as u8
     }
 
+    /// True for a record that expires.
+    #[must_use]
+    #[inline]
+    pub fn expires(&self) -> bool {
+        self.kind_byte() == Kind::SetExpiring as u8
+    }
+
     /// The order in which entries stand: shard, low word, high word, newest first.
     #[must_use]
     #[inline]

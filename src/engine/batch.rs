@@ -1,5 +1,7 @@
 //! Several sets and removes that happen all or not at all.
 
+use crate::engine::expiry::Expiry;
+
 /// Sets and removes to be applied together by [`crate::Store::write`].
 ///
 /// Atomic for readers and after any crash. Of a key that stands in it twice, the last one counts.
@@ -15,6 +17,8 @@ struct Operation {
     key: usize,
     /// `None` for a remove.
     value: Option<usize>,
+    /// `None`: as the store says.
+    expiry: Option<Expiry>,
 }
 
 impl Batch {
@@ -26,20 +30,31 @@ impl Batch {
 
     /// Adds "`key` gets `value`".
     pub fn set(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
-        let value = value.as_ref();
-        self.push(key.as_ref(), Some(value))
+        self.push(key.as_ref(), Some(value.as_ref()), None)
+    }
+
+    /// Adds "`key` gets `value`, which expires then", whatever [`crate::Options::default_ttl`] says.
+    /// A value that has expired when the batch is written removes the key.
+    pub fn set_with_expiry(
+        &mut self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        expiry: Expiry,
+    ) -> &mut Self {
+        self.push(key.as_ref(), Some(value.as_ref()), Some(expiry))
     }
 
     /// Adds "`key` is removed".
     pub fn remove(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
-        self.push(key.as_ref(), None)
+        self.push(key.as_ref(), None, None)
     }
 
-    fn push(&mut self, key: &[u8], value: Option<&[u8]>) -> &mut Self {
+    fn push(&mut self, key: &[u8], value: Option<&[u8]>, expiry: Option<Expiry>) -> &mut Self {
         self.operations.push(Operation {
             start: self.bytes.len(),
             key: key.len(),
             value: value.map(<[u8]>::len),
+            expiry,
         });
         self.bytes.extend_from_slice(key);
         self.bytes.extend_from_slice(value.unwrap_or(&[]));
@@ -60,9 +75,15 @@ impl Batch {
 
     /// Its operations in order: key, and the value or `None` for a remove.
     pub fn operations(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        self.entries().map(|(key, value, _)| (key, value))
+    }
+
+    /// As [`Batch::operations`], with when the value expires; `None`: as the store says.
+    pub fn entries(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>, Option<Expiry>)> {
         self.operations.iter().map(|operation| {
             let (key, rest) = self.bytes[operation.start..].split_at(operation.key);
-            (key, operation.value.map(|len| &rest[..len]))
+            let value = operation.value.map(|len| &rest[..len]);
+            (key, value, operation.expiry)
         })
     }
 }

@@ -128,6 +128,12 @@ pub struct Section<F: Fs> {
     pub(crate) payload: u64,
     /// Those of them that are not the newest of their key.
     pub(crate) dead: u64,
+    /// Those that are, and have expired, when that was last counted; and the Unix millisecond at which
+    /// to count again.
+    pub(crate) expired: u64,
+    pub(crate) count_expired_at: u64,
+    /// The compaction thread looks at that time by itself.
+    pub(crate) watched: bool,
     /// Garbage below which a write need not think of compaction (again).
     pub(crate) compact_floor: u64,
     pub(crate) closed: bool,
@@ -187,9 +193,13 @@ impl<F: Fs> Engine<F> {
         };
         let payload = total(|slot| &slot.payload);
         let dead = payload - total(|slot| &slot.live);
+        let count_expired_at = match view.slots().any(|slot| slot.expiring.is_any()) {
+            true => 0,
+            false => u64::MAX,
+        };
         let stored = ends.values().map(|end| end.length).sum();
         let reserve = Reserve::found(&fs, config.reserve && !config.read_only, stored);
-        Ok(Arc::new_cyclic(|me| Self {
+        let engine = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             fs,
             config,
@@ -214,6 +224,9 @@ impl<F: Fs> Engine<F> {
                 written: Written::default(),
                 payload,
                 dead,
+                expired: 0,
+                count_expired_at,
+                watched: false,
                 compact_floor: 0,
                 closed: false,
             }),
@@ -235,7 +248,9 @@ impl<F: Fs> Engine<F> {
             counters: Counters::default(),
             timers: Timers::default(),
             report,
-        }))
+        });
+        engine.watch_expiry();
+        Ok(engine)
     }
 
     /// What opening found.

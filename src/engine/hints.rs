@@ -24,6 +24,8 @@ pub struct Hint {
     pub covered: u64,
     /// LSN of the last record below it.
     pub end_lsn: u64,
+    /// When those of them that expire do.
+    pub expiry: ExpiryHistogram,
 }
 
 impl Hint {
@@ -90,33 +92,33 @@ pub fn load<F: Fs>(
     if !ends || last.lsn != h.end_lsn || last.place != h.last_place {
         return None;
     }
-    let (covered, end_lsn) = (h.covered, h.end_lsn);
+    let (covered, end_lsn, expiry) = (h.covered, h.end_lsn, hint.expiry);
     Some(Hint {
         bytes,
         covered,
         end_lsn,
+        expiry,
     })
 }
 
-/// The bytes of a hint over `entries` (any order; sorted here) up to `last`; `expiring` as in
-/// [`Scanned`].
+/// The bytes of a hint over `entries` (any order; sorted here) up to `last`.
 pub fn encode(
     header: &SegmentHeader,
     entries: &mut [HintEntry],
-    expiring: &[(u64, u64)],
+    expiry: &ExpiryHistogram,
     last: &LastRecord,
     shard_bits: u8,
     hash_key: &HashKey,
 ) -> Vec<u8> {
     sort(entries, shard_bits);
-    encode_sorted(header, entries, expiring, last, shard_bits, hash_key)
+    encode_sorted(header, entries, expiry, last, shard_bits, hash_key)
 }
 
 /// The same of entries that are sorted.
 pub fn encode_sorted(
     header: &SegmentHeader,
     entries: &[HintEntry],
-    expiring: &[(u64, u64)],
+    expiry: &ExpiryHistogram,
     last: &LastRecord,
     shard_bits: u8,
     hash_key: &HashKey,
@@ -137,7 +139,7 @@ pub fn encode_sorted(
     };
     let mut bytes = head.encode().to_vec();
     bytes.extend_from_slice(entries.as_bytes());
-    bytes.extend_from_slice(&ExpiryHistogram::of(expiring.iter().copied()).encode());
+    bytes.extend_from_slice(&expiry.encode());
     let crc = kvs_format::crc::crc32(&bytes);
     bytes.extend_from_slice(&crc.to_le_bytes());
     bytes
@@ -177,7 +179,8 @@ pub fn write<F: Fs>(fs: &F, id: u64, bytes: &[u8]) -> std::io::Result<()> {
     })
 }
 
-/// Scans the segment up to `limit` and writes its hint; false if it could not be done.
+/// Scans the segment up to `limit` and writes its hint. When its records expire, which the scan
+/// tells, and whether the hint was written.
 pub fn write_for<F: Fs>(
     fs: &F,
     file: &F::File,
@@ -185,14 +188,14 @@ pub fn write_for<F: Fs>(
     limit: u64,
     shard_bits: u8,
     hash_key: &HashKey,
-) -> bool {
-    let Ok(scanned) = scan(file, header, PAGE_BYTES, limit, 0, hash_key) else {
-        return false;
+) -> (Option<ExpiryHistogram>, bool) {
+    let scanned = scan(file, header, PAGE_BYTES, limit, 0, hash_key);
+    let Some(scanned) = scanned.ok().filter(|scanned| scanned.stop.offset == limit) else {
+        return (None, false);
     };
-    if scanned.stop.offset != limit {
-        return false;
-    }
-    write_scanned(fs, header, scanned, shard_bits, hash_key)
+    let expiry = scanned.expiry();
+    let written = write_scanned(fs, header, scanned, shard_bits, hash_key);
+    (Some(expiry), written)
 }
 
 /// Writes the hint of a segment that was scanned from its first record.
@@ -206,11 +209,11 @@ pub fn write_scanned<F: Fs>(
     let Some(last) = scanned.last else {
         return false;
     };
-    let expiring = &scanned.expiring;
+    let expiry = scanned.expiry();
     let bytes = encode(
         header,
         &mut scanned.entries,
-        expiring,
+        &expiry,
         &last,
         shard_bits,
         hash_key,

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::HashTable;
 use kvs_format::hash::{Fingerprint, shard_of};
-use kvs_format::hint::HintEntry;
+use kvs_format::hint::{ExpiryHistogram, HintEntry};
 use parking_lot::Mutex;
 
 use crate::engine::segment::{Slot, View};
@@ -32,6 +32,30 @@ pub struct Source<'a> {
     pub slot: &'a Arc<Slot>,
     /// Its entries, sorted as in a hint file.
     pub entries: &'a [HintEntry],
+    /// When those that expire do.
+    pub expiry: ExpiryHistogram,
+}
+
+/// What the records of one segment come to, in bytes.
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    payload: u64,
+    /// Newest of their key.
+    live: u64,
+    /// Those of them that expire.
+    expiring: u64,
+}
+
+impl Sums {
+    fn gain(&mut self, entry: &HintEntry) {
+        self.live += entry.size();
+        self.expiring += u64::from(entry.expires()) * entry.size();
+    }
+
+    fn lose(&mut self, entry: &HintEntry) {
+        self.live -= entry.size();
+        self.expiring -= u64::from(entry.expires()) * entry.size();
+    }
 }
 
 /// Fills the empty `index` and the segments' statistics.
@@ -39,6 +63,7 @@ pub fn load(index: &Index<View>, sources: &[Source<'_>]) {
     let mut by_window: Vec<u32> = Vec::new();
     let mut total = 0;
     for (i, source) in sources.iter().enumerate() {
+        source.slot.expiring.set(&source.expiry);
         let (base, windows) = (source.slot.base, source.slot.windows);
         let end = usize::from(base) + usize::from(windows);
         if by_window.len() < end {
@@ -112,8 +137,7 @@ impl Loader<'_> {
                     .partition_point(|e| shard_of(e.fingerprint().lo, bits) < first)
             })
             .collect();
-        let mut live = vec![0u64; self.sources.len()];
-        let mut payload = vec![0u64; self.sources.len()];
+        let mut sums = vec![Sums::default(); self.sources.len()];
         for (shard, table) in (first..).zip(tables) {
             let mut runs: Vec<&[HintEntry]> = Vec::with_capacity(self.sources.len());
             for (source, cursor) in self.sources.iter().zip(&mut cursors) {
@@ -122,12 +146,14 @@ impl Loader<'_> {
                 runs.push(&rest[..len]);
                 *cursor += len;
             }
-            let table = self.shard(table, &runs, &mut live, &mut payload);
+            let table = self.shard(table, &runs, &mut sums);
             self.index.install(shard, table);
         }
-        for ((source, live), payload) in self.sources.iter().zip(live).zip(payload) {
-            source.slot.live.fetch_add(live, Ordering::Relaxed);
-            source.slot.payload.fetch_add(payload, Ordering::Relaxed);
+        for (source, sums) in self.sources.iter().zip(sums) {
+            let slot = source.slot;
+            slot.live.fetch_add(sums.live, Ordering::Relaxed);
+            slot.payload.fetch_add(sums.payload, Ordering::Relaxed);
+            slot.expiring.gain(sums.expiring);
         }
     }
 
@@ -135,8 +161,7 @@ impl Loader<'_> {
         &self,
         mut table: HashTable<Word>,
         runs: &[&[HintEntry]],
-        live: &mut [u64],
-        payload: &mut [u64],
+        sums: &mut [Sums],
     ) -> HashTable<Word> {
         let total = runs.iter().map(|run| run.len()).sum();
         table.reserve(total, |word| table_hash(word.bits()));
@@ -144,7 +169,7 @@ impl Loader<'_> {
         for (i, run) in runs.iter().enumerate() {
             let mut previous: Option<Fingerprint> = None;
             for entry in *run {
-                payload[i] += entry.size();
+                sums[i].payload += entry.size();
                 let fp = entry.fingerprint();
                 // Within a segment the newest of a key comes first.
                 if previous.replace(fp) == Some(fp) {
@@ -153,7 +178,7 @@ impl Loader<'_> {
                 let word = self.sources[i].slot.word(fp.lo, entry.offset());
                 let Some((rival, source, rival_entry)) = self.rival(&table, runs, fp) else {
                     insert(&mut table, word);
-                    live[i] += entry.size();
+                    sums[i].gain(entry);
                     if entry.is_tombstone() {
                         tombstones.push((word, i, entry.size()));
                     }
@@ -172,8 +197,8 @@ impl Loader<'_> {
                 {
                     *slot = word;
                 }
-                live[source] -= rival_entry.size();
-                live[i] += entry.size();
+                sums[source].lose(rival_entry);
+                sums[i].gain(entry);
                 if entry.is_tombstone() {
                     tombstones.push((word, i, entry.size()));
                 }
@@ -183,7 +208,7 @@ impl Loader<'_> {
             // Not found: a newer record of the key took its place.
             if let Ok(found) = table.find_entry(table_hash(word.bits()), |w| *w == word) {
                 found.remove();
-                live[source] -= size;
+                sums[source].live -= size;
             }
         }
         // Duplicates may have left it far too large.

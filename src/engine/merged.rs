@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use kvs_format::hash::Fingerprint;
-use kvs_format::hint::HintEntry;
+use kvs_format::hint::{ExpiryHistogram, HintEntry};
 use kvs_format::manifest::MergedBody;
 use kvs_format::name;
 use kvs_format::record::{Draft, Framing, Kind};
@@ -35,6 +35,7 @@ pub(crate) struct Moved {
     pub(crate) old: Word,
     pub(crate) offset: u64,
     pub(crate) size: u64,
+    pub(crate) expires: bool,
 }
 
 /// A merged segment being written.
@@ -71,6 +72,11 @@ impl<F: Fs> Output<F> {
     /// True if a record of `size` bytes fits, and the FOOTER behind it.
     pub(crate) fn has_room(&self, size: u64) -> bool {
         self.offset + size + FOOTER_RECORD_BYTES <= self.fresh.capacity
+    }
+
+    /// When its records that expire do.
+    fn expiry(&self) -> ExpiryHistogram {
+        ExpiryHistogram::of(self.expiring.iter().copied())
     }
 
     /// The segment.
@@ -151,6 +157,7 @@ impl<F: Fs> Engine<F> {
                     old,
                     offset,
                     size,
+                    expires: kind == Kind::SetExpiring,
                 });
             }
         }
@@ -194,6 +201,7 @@ impl<F: Fs> Engine<F> {
             .map_err(self.io("trim the merged segment", &name))?;
         let payload_bytes = &segment.slot.payload;
         payload_bytes.store(payload, std::sync::atomic::Ordering::Relaxed);
+        segment.slot.expiring.set(&output.expiry());
         Ok(())
     }
 
@@ -244,7 +252,7 @@ impl<F: Fs> Engine<F> {
         let bytes = hints::encode_sorted(
             header,
             &output.entries,
-            &output.expiring,
+            &output.expiry(),
             last,
             self.index.bits(),
             &self.hash_key,

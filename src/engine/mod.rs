@@ -17,6 +17,8 @@ mod counters;
 pub mod cursor;
 mod deadlines;
 pub mod error;
+mod expiring;
+pub mod expiry;
 pub mod forecast;
 mod frozen;
 mod full;

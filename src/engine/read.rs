@@ -226,7 +226,7 @@ impl<F: Fs> Engine<F> {
     }
 
     #[inline]
-    fn find(&self, key: &[u8]) -> Result<Option<(Pin, Found)>> {
+    pub(crate) fn find(&self, key: &[u8]) -> Result<Option<(Pin, Found)>> {
         let hash = self.hash_key.hash(key);
         let (mut first, mut several) = (None, false);
         self.index.candidates(hash, |word, view| match first {

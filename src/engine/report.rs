@@ -148,7 +148,10 @@ pub struct CompactReport {
     pub bytes_after: u64,
     /// Records that were moved.
     pub records_moved: u64,
-    /// Tombstones that had to stay because an older value may exist elsewhere.
+    /// Records that were dropped because they had expired.
+    pub records_expired: u64,
+    /// Tombstones that had to stay because an older value may exist elsewhere; those of keys that have
+    /// expired too.
     pub tombstones_kept: u64,
     /// Segments with garbage that were left as they are: the run was cancelled, or there was no room
     /// to rewrite them.
@@ -164,6 +167,7 @@ impl std::ops::AddAssign for CompactReport {
         self.bytes_before += other.bytes_before;
         self.bytes_after += other.bytes_after;
         self.records_moved += other.records_moved;
+        self.records_expired += other.records_expired;
         self.tombstones_kept += other.tombstones_kept;
         self.segments_left += other.segments_left;
         self.cancelled |= other.cancelled;
@@ -305,6 +309,9 @@ pub struct Stats {
     pub live_bytes: u64,
     /// Bytes of records that compaction can drop, tombstones included.
     pub dead_bytes: u64,
+    /// Bytes of the live records that have expired, as far as the store knows without reading them:
+    /// compaction can drop them too.
+    pub expired_bytes: u64,
     /// Values, readers and others that keep live segments mapped at this moment.
     pub pins: u64,
     /// Removed segments that snapshots and values still held keep mapped and on disk.

@@ -8,6 +8,7 @@
 //! Whoever has to look again was overtaken: by a write that succeeded, by one that became durable, or
 //! by a compaction that moved the record. Somebody always gets on.
 
+use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 
 use kvs_format::record::Kind;
@@ -44,12 +45,24 @@ pub(crate) struct Newest {
     pub(crate) ticket: Option<Ticket>,
 }
 
+/// What is done to a key that was looked at.
+pub(crate) enum Step<'v> {
+    /// Nothing.
+    Keep,
+    /// It is removed.
+    Remove,
+    /// It gets this value, which expires then.
+    Set(Cow<'v, [u8]>, Option<u64>),
+    /// It keeps its value, if it has one, which expires then.
+    Restamp(Option<u64>),
+}
+
 /// A key as it was found.
-struct Seen {
+pub(crate) struct Seen {
     version: Version,
     /// `None` also if it has expired.
-    value: Option<Value>,
-    expires_at: Option<u64>,
+    pub(crate) value: Option<Value>,
+    pub(crate) expires_at: Option<u64>,
     /// Keeps the segment of a version without value: a word must not come to mean another record as
     /// long as it is to be compared.
     _expired: Option<Pin>,
@@ -93,7 +106,7 @@ impl<F: Fs> Engine<F> {
     pub fn set_if_absent(&self, level: Durability, key: &[u8], value: &[u8]) -> Result<bool> {
         let one = One {
             kind: Kind::Set,
-            expires_at: None,
+            expires_at: self.default_expiry(),
             key,
             value,
         };
@@ -110,7 +123,7 @@ impl<F: Fs> Engine<F> {
         new: Option<&[u8]>,
     ) -> Result<bool> {
         let mut swapped = false;
-        self.update(level, key, false, |old| {
+        self.update(level, key, |old| {
             swapped = old == expected;
             Ok(match (swapped, new) {
                 (false, _) => Update::Keep,
@@ -128,54 +141,81 @@ impl<F: Fs> Engine<F> {
         key: &[u8],
         mut update: impl FnMut(Option<&[u8]>) -> Update,
     ) -> Result<Option<Value>> {
-        self.update(level, key, false, |old| Ok(update(old)))
+        self.update(level, key, |old| Ok(update(old)))
     }
 
     /// See [`crate::Store::increment`].
     pub fn increment(&self, level: Durability, key: &[u8], by: i64) -> Result<i64> {
         let mut sum = 0;
-        self.update(level, key, true, |old| {
-            let old = match old {
+        self.update_with(level, key, |seen| {
+            let old = match seen.value.as_deref() {
                 None => 0,
                 Some(text) => integer(text).ok_or(Error::NotAnInteger)?,
             };
             sum = old.checked_add(by).ok_or(Error::Overflow)?;
-            Ok(Update::Set(sum.to_string().into_bytes()))
+            let expires_at = match seen.value {
+                Some(_) => seen.expires_at,
+                None => self.default_expiry(),
+            };
+            Ok(Step::Set(sum.to_string().into_bytes().into(), expires_at))
         })?;
         Ok(sum)
     }
 
-    /// Returns the version that `update` was last asked about, which is the one it changed.
+    /// What is not said of a new value's expiry is as the store says.
     fn update(
         &self,
         level: Durability,
         key: &[u8],
-        keep_expiry: bool,
         mut update: impl FnMut(Option<&[u8]>) -> Result<Update>,
+    ) -> Result<Option<Value>> {
+        self.update_with(level, key, |seen| {
+            Ok(match update(seen.value.as_deref())? {
+                Update::Keep => Step::Keep,
+                Update::Remove => Step::Remove,
+                Update::Set(value) => Step::Set(Cow::Owned(value), self.default_expiry()),
+            })
+        })
+    }
+
+    /// Returns the version that `decide` was last asked about, which is the one it changed.
+    pub(crate) fn update_with<'v>(
+        &self,
+        level: Durability,
+        key: &[u8],
+        mut decide: impl FnMut(&Seen) -> Result<Step<'v>>,
     ) -> Result<Option<Value>> {
         self.check_readable(key)?;
         let mut seen = self.look(key)?;
         loop {
-            let value;
-            let one = match update(seen.value.as_deref()) {
-                Ok(Update::Keep) => None,
-                Ok(Update::Remove) if seen.value.is_none() => None,
-                Ok(Update::Remove) => Some(One::tombstone(key)),
-                Ok(Update::Set(new)) => {
-                    value = new;
-                    Some(One {
-                        kind: Kind::Set,
-                        expires_at: seen
-                            .expires_at
-                            .filter(|_| keep_expiry && seen.value.is_some()),
-                        key,
-                        value: &value,
-                    })
-                }
+            let step = match decide(&seen) {
+                Ok(step) => step,
                 Err(error) => {
                     self.rests_on(seen.version)?;
                     return Err(error);
                 }
+            };
+            let old = seen.value.as_deref();
+            let (value, expires_at) = match &step {
+                Step::Set(value, at) => (Some(&**value), *at),
+                Step::Restamp(at) => (old, *at),
+                Step::Keep | Step::Remove => (None, None),
+            };
+            let one = match value {
+                // Over already: that removes the key.
+                Some(_) if expires_at.is_some_and(|at| at <= self.now_ms()) => None,
+                Some(value) => Some(One {
+                    kind: Kind::Set,
+                    expires_at,
+                    key,
+                    value,
+                }),
+                None => None,
+            };
+            let one = match (one, &step) {
+                (Some(one), _) => Some(one),
+                (None, Step::Keep) => None,
+                (None, _) => old.map(|_| One::tombstone(key)),
             };
             let Some(one) = one else {
                 self.rests_on(seen.version)?;

@@ -6,7 +6,7 @@
 use std::io;
 
 use kvs_format::hash::HashKey;
-use kvs_format::hint::HintEntry;
+use kvs_format::hint::{ExpiryHistogram, HintEntry};
 use kvs_format::record::{Framing, Kind, RecordRef};
 use kvs_format::scan::{Scanner, Step, Stop};
 use kvs_format::segment::SegmentHeader;
@@ -95,6 +95,13 @@ pub struct Scanned {
     pub records: u64,
     /// Bytes of them.
     pub bytes: u64,
+}
+
+impl Scanned {
+    /// When the records that expire do.
+    pub fn expiry(&self) -> ExpiryHistogram {
+        ExpiryHistogram::of(self.expiring.iter().copied())
+    }
 }
 
 /// A record by which a hint is bound to its segment.

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use crate::sync::Mutex;
 use kvs_format::segment::{HEADER_BYTES, SegmentHeader};
 
+use crate::engine::expiring::Expiring;
 use crate::storage::error::{Result, StorageError};
 use crate::storage::fs::{Fs, FsFile};
 use crate::storage::location::Word;
@@ -26,6 +27,8 @@ pub struct Slot {
     pub live: AtomicU64,
     /// Bytes of all data records.
     pub payload: AtomicU64,
+    /// Those of them that expire.
+    pub expiring: Expiring,
 }
 
 impl Slot {
@@ -39,6 +42,7 @@ impl Slot {
             windows,
             live: AtomicU64::new(0),
             payload: AtomicU64::new(0),
+            expiring: Expiring::default(),
         })
     }
 
@@ -52,14 +56,22 @@ impl Slot {
         &self.stripes.any().map
     }
 
-    /// A record became the newest of its key.
-    pub fn gain(&self, bytes: u64) {
+    /// A record became the newest of its key; whether it expires.
+    #[inline]
+    pub fn gain(&self, bytes: u64, expires: bool) {
         self.live.fetch_add(bytes, Ordering::Relaxed);
+        if expires {
+            self.expiring.gain(bytes);
+        }
     }
 
     /// A record is no longer the newest of its key.
-    pub fn lose(&self, bytes: u64) {
+    #[inline]
+    pub fn lose(&self, bytes: u64, expires: bool) {
         self.live.fetch_sub(bytes, Ordering::Relaxed);
+        if expires {
+            self.expiring.lose(bytes);
+        }
     }
 }
 

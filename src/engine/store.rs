@@ -13,6 +13,7 @@ use crate::engine::config::Config;
 use crate::engine::core::Engine;
 use crate::engine::cursor::Cursor;
 use crate::engine::error::{Error, Result};
+use crate::engine::expiry::{Expiry, SetOptions, Ttl};
 use crate::engine::iter::{Iter, Keys, Prefix};
 #[cfg(feature = "latency")]
 use crate::engine::latency::LatencyReport;
@@ -295,19 +296,21 @@ impl Store {
         self.engine.contains_key(key.as_ref())
     }
 
-    /// How many keys have a value. Cost: one memory access.
+    /// How many keys have a value. Keys that have expired count until compaction has given their space
+    /// back. Cost: one memory access.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.engine.len()
     }
 
-    /// True if no key has a value.
+    /// True if [`Store::len`] is 0.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Stores `value` under `key`.
+    /// Stores `value` under `key`, to expire as [`Options::default_ttl`] says: usually never, also if
+    /// the value before was to expire.
     ///
     /// Returns, and becomes visible, as the store's [`crate::Durability`] says. Garbage may make it wait
     /// or compact: see [`crate::Compaction`].
@@ -320,6 +323,85 @@ impl Store {
     pub fn set(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
         let set = || self.engine.set_at(self.level, key.as_ref(), value.as_ref());
         self.engine.timers.time(Timed::Put, set)
+    }
+
+    /// Stores `value` under `key` as `options` say; whether it did, which it does unless they set a
+    /// condition that does not hold.
+    ///
+    /// One atomic step against all writers. If the condition does not hold, the call returns when what
+    /// it rests on is as durable as its writer was promised.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use kvs::{SetOptions, Ttl};
+    ///
+    /// let store = kvs::Options::new().open_in_memory()?;
+    /// let lease = SetOptions::new().ttl(Duration::from_secs(30)).if_absent();
+    /// assert!(store.set_with("lease", "me", &lease)?);
+    /// assert!(!store.set_with("lease", "you", &lease)?);
+    /// assert!(matches!(store.ttl("lease")?, Some(Ttl::Left(_))));
+    /// # Ok::<(), kvs::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Store::set`]; with a condition or [`SetOptions::keep_ttl`] also as [`Store::get`].
+    pub fn set_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        options: &SetOptions,
+    ) -> Result<bool> {
+        self.engine
+            .set_with(self.level, key.as_ref(), value.as_ref(), options)
+    }
+
+    /// When `key` expires; `None` if it has no value.
+    ///
+    /// Cost: as [`Store::get`].
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub fn expires_at(&self, key: impl AsRef<[u8]>) -> Result<Option<Expiry>> {
+        self.engine.expires_at(key.as_ref())
+    }
+
+    /// How long `key` has left; `None` if it has no value.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub fn ttl(&self, key: impl AsRef<[u8]>) -> Result<Option<Ttl>> {
+        self.engine.ttl(key.as_ref())
+    }
+
+    /// Lets `key` expire at this Unix millisecond; false if it has no value. A time that is over
+    /// removes it.
+    ///
+    /// One atomic step against all writers. Cost and durability: as storing the value again, which is
+    /// what it does, unless the key is to expire then already.
+    ///
+    /// # Errors
+    /// As [`Store::get`] and [`Store::set`]; where the key is removed, as [`Store::remove`].
+    pub fn expire_at(&self, key: impl AsRef<[u8]>, ms: u64) -> Result<bool> {
+        self.engine.expire_at(self.level, key.as_ref(), ms)
+    }
+
+    /// Lets `key` expire after `ttl`: see [`Store::expire_at`].
+    ///
+    /// # Errors
+    /// As [`Store::expire_at`].
+    pub fn expire_in(&self, key: impl AsRef<[u8]>, ttl: Duration) -> Result<bool> {
+        self.engine.expire_in(self.level, key.as_ref(), ttl)
+    }
+
+    /// Lets `key` live for ever; false if it has no value or does so already.
+    ///
+    /// Cost and durability: as [`Store::expire_at`].
+    ///
+    /// # Errors
+    /// As [`Store::expire_at`].
+    pub fn persist(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        self.engine.persist(self.level, key.as_ref())
     }
 
     /// Removes `key`; false if it had no value (then nothing is written).
@@ -455,7 +537,8 @@ impl Store {
     /// about.
     ///
     /// Atomic against all writers: if another one comes between, `update` is asked again about the
-    /// newer value, so it should do nothing but answer. A key that was to expire no longer does.
+    /// newer value, so it should do nothing but answer. A new value expires as [`Options::default_ttl`]
+    /// says, not when the old one was to.
     ///
     /// # Errors
     /// As [`Store::get`] and [`Store::set`].
@@ -469,7 +552,8 @@ impl Store {
 
     /// Adds `by` to the decimal integer stored under `key`, 0 if there is none; returns the sum.
     ///
-    /// Atomic against all writers. The key keeps its expiry.
+    /// Atomic against all writers. The key expires when it did before; a new one as
+    /// [`Options::default_ttl`] says.
     ///
     /// # Errors
     /// [`crate::Error::NotAnInteger`], [`crate::Error::Overflow`]; as [`Store::get`] and

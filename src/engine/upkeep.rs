@@ -452,14 +452,19 @@ impl<F: Fs> Engine<F> {
 
     /// Best effort: true if it was written.
     pub(crate) fn write_hint(&self, segment: &Segment<F>, length: u64) -> bool {
-        hints::write_for(
+        let (expiry, written) = hints::write_for(
             &self.fs,
             &segment.file,
             &segment.header,
             length,
             self.index.bits(),
             &self.hash_key,
-        )
+        );
+        if let Some(expiry) = expiry {
+            // Finer than what was put together while it was written.
+            segment.slot.expiring.set(&expiry);
+        }
+        written
     }
 
     /// Takes note of segments that were sealed in the background.

@@ -84,6 +84,7 @@ impl<F: Fs> Engine<F> {
 
     /// See [`crate::Store::stats`].
     pub fn stats(&self) -> Stats {
+        let now = self.now_ms();
         let section = self.section.lock();
         let segments = self.segments.read();
         let mut stats = Stats {
@@ -109,6 +110,7 @@ impl<F: Fs> Engine<F> {
             let sealing = section.sealing.as_ref();
             stats.live_bytes += live;
             stats.dead_bytes += payload - live;
+            stats.expired_bytes += slot.expiring.expired(now);
             let allocated = segment.file.allocated().unwrap_or(0);
             let pins = slot.stripes.count();
             stats.disk_bytes += allocated;

@@ -54,6 +54,24 @@ impl<'a> One<'a> {
     }
 }
 
+/// Where the new version of a key is, for the index and the books.
+#[derive(Clone, Copy)]
+struct New {
+    word: Word,
+    size: u64,
+    expires: bool,
+}
+
+impl New {
+    fn of(place: &Place, hash: u64) -> Self {
+        Self {
+            word: place.slot.word(hash, place.offset),
+            size: place.size,
+            expires: place.expires_at.is_some(),
+        }
+    }
+}
+
 /// Whether a version had expired when it was seen: time changes a key too.
 type Alive = bool;
 
@@ -128,7 +146,7 @@ pub(crate) struct Stored {
 #[derive(Default)]
 pub(crate) struct Known {
     seen: Candidates,
-    found: Option<(Word, Found)>,
+    pub(crate) found: Option<(Word, Found)>,
 }
 
 impl Known {
@@ -138,12 +156,12 @@ impl Known {
     }
 
     /// What became of the key's version; `lost` bytes of it: none if it had gone already.
-    fn became(&self, fingerprint: Fingerprint, new: Option<(Word, u64)>, lost: u64) -> IndexChange {
+    fn became(&self, fingerprint: Fingerprint, new: Option<New>, lost: u64) -> IndexChange {
         let old = self.found.filter(|_| lost > 0);
         IndexChange {
             fingerprint,
-            old: old.map(|(word, found)| (word, found.size)),
-            new: new.map(|(word, _)| word),
+            old: old.map(|(word, found)| (word, found.size, found.expires_at.is_some())),
+            new: new.map(|new| new.word),
         }
     }
 
@@ -196,7 +214,7 @@ impl<F: Fs> Engine<F> {
     pub fn set_at(&self, level: Durability, key: &[u8], value: &[u8]) -> Result<()> {
         let one = One {
             kind: Kind::Set,
-            expires_at: None,
+            expires_at: self.default_expiry(),
             key,
             value,
         };
@@ -308,7 +326,11 @@ impl<F: Fs> Engine<F> {
         let is_set = kind != Kind::Tombstone;
         let size = draft.size();
         if level != Durability::Sync && pending.is_none() {
-            let new = is_set.then(|| (slot.word(hash, offset), size));
+            let new = is_set.then(|| New {
+                word: slot.word(hash, offset),
+                size,
+                expires: expires_at.is_some(),
+            });
             if let Err(error) = self.publish_one(section, lsn, known, hash, key, new) {
                 self.poison(section);
                 return Err(error);
@@ -408,15 +430,16 @@ impl<F: Fs> Engine<F> {
         // Each keeps a segment from going: of many the few that may have moved are not worth it.
         let keeps = level != Durability::Sync && batch.len() <= EARLY_MAX;
         let mut early = Vec::new();
-        for (key, value) in batch.operations() {
+        let entries = self.resolve(batch);
+        for &(key, value, expires_at) in &entries {
             Self::check_sizes(key, value.unwrap_or(&[]))?;
             let kind = if value.is_some() {
                 Kind::Set
             } else {
                 Kind::Tombstone
             };
-            let draft =
-                Draft::new(kind, None, key, value.unwrap_or(&[])).expect("lengths were checked");
+            let draft = Draft::new(kind, expires_at, key, value.unwrap_or(&[]))
+                .expect("lengths were checked");
             bytes += draft.size();
             drafts.push(draft);
             let fingerprint = self.hash_key.fingerprint(key);
@@ -452,7 +475,7 @@ impl<F: Fs> Engine<F> {
         }
         let section = &mut *guard;
         self.check_writable(section)?;
-        let need = match batch.operations().all(|(_, value)| value.is_none()) {
+        let need = match entries.iter().all(|(_, value, _)| value.is_none()) {
             true => Need::Removal,
             false => Need::Values,
         };
@@ -462,8 +485,8 @@ impl<F: Fs> Engine<F> {
         self.make_room_for(section, head_draft.size() + bytes, need)?;
         self.append(section, &head_draft, Framing::InBatch, &[], head.as_bytes())?;
         let mut lsn = 0;
-        let records = batch.operations().zip(&drafts).zip(&mut changes);
-        for (i, (((key, value), draft), change)) in records.enumerate() {
+        let records = entries.into_iter().zip(&drafts).zip(&mut changes);
+        for (i, (((key, value, expires_at), draft), change)) in records.enumerate() {
             let framing = if i == last {
                 Framing::BatchEnd
             } else {
@@ -477,7 +500,7 @@ impl<F: Fs> Engine<F> {
                     slot: Arc::clone(&active.segment.slot),
                     offset,
                     size: draft.size(),
-                    expires_at: None,
+                    expires_at,
                 });
             }
         }
@@ -567,6 +590,10 @@ impl<F: Fs> Engine<F> {
             section.dead += size;
             section.written.records += 1;
             section.written.bytes += (key.len() + value.len()) as u64;
+            if let Some(at) = draft.expires_at() {
+                segment.slot.expiring.add(at, size);
+                section.count_expired_at = section.count_expired_at.min(at);
+            }
         }
         Ok((lsn, offset))
     }
@@ -588,7 +615,7 @@ impl<F: Fs> Engine<F> {
         mut known: Known,
         hash: u64,
         key: &[u8],
-        new: Option<(Word, u64)>,
+        new: Option<New>,
     ) -> Result<()> {
         loop {
             let mut shard = self.index.lock(hash);
@@ -596,9 +623,7 @@ impl<F: Fs> Engine<F> {
                 let lost = apply(&mut shard, &known, new);
                 drop(shard);
                 section.dead += lost;
-                if let Some((_, size)) = new {
-                    section.dead -= size;
-                }
+                section.dead -= new.map_or(0, |new| new.size);
                 if !section.loads.is_empty() {
                     let change = known.became(self.hash_key.fingerprint(key), new, lost);
                     section.loads.note(lsn, change);
@@ -623,8 +648,7 @@ impl<F: Fs> Engine<F> {
         if let [change] = changes {
             let hash = change.fingerprint.lo;
             let known = self.look_up(hash, &change.key)?;
-            let new = change.new.as_ref();
-            let new = new.map(|place| (place.slot.word(hash, place.offset), place.size));
+            let new = change.new.as_ref().map(|place| New::of(place, hash));
             return self.publish_one(section, lsn, known, hash, &change.key, new);
         }
         // Of a key that stands in the write twice, the last one counts.
@@ -660,10 +684,10 @@ impl<F: Fs> Engine<F> {
             for (i, known) in order.iter().zip(&known) {
                 let at = position(i, &shards).expect("every hash's shard is locked");
                 let new = changes[*i].new.as_ref();
-                let new = new.map(|place| (place.slot.word(hash(i), place.offset), place.size));
+                let new = new.map(|place| New::of(place, hash(i)));
                 let lost = apply(&mut shards[at].1, known, new);
                 section.dead += lost;
-                section.dead -= new.map_or(0, |(_, size)| size);
+                section.dead -= new.map_or(0, |new| new.size);
                 if !section.loads.is_empty() {
                     let change = known.became(changes[*i].fingerprint, new, lost);
                     section.loads.note(lsn, change);
@@ -716,24 +740,25 @@ impl<F: Fs> Engine<F> {
 
 /// Puts `new` in the place of the version that `known` found; returns the bytes that became garbage.
 #[inline]
-fn apply(shard: &mut ShardMut<'_, View>, known: &Known, new: Option<(Word, u64)>) -> u64 {
+fn apply(shard: &mut ShardMut<'_, View>, known: &Known, new: Option<New>) -> u64 {
     let mut lost = 0;
     let mut replaced = false;
     if let Some((old, found)) = &known.found {
         replaced = match new {
-            Some((new, _)) => shard.replace(*old, new),
+            Some(new) => shard.replace(*old, new.word),
             None => shard.remove(*old),
         };
         if replaced {
-            shard.view().slot(*old).lose(found.size);
+            let slot = shard.view().slot(*old);
+            slot.lose(found.size, found.expires_at.is_some());
             lost = found.size;
         }
     }
-    if let Some((new, size)) = new {
+    if let Some(new) = new {
         if !replaced {
-            shard.insert(new);
+            shard.insert(new.word);
         }
-        shard.view().slot(new).gain(size);
+        shard.view().slot(new.word).gain(new.size, new.expires);
     }
     lost
 }

@@ -136,18 +136,24 @@ impl<F: Fs> Ingest<'_, F> {
     /// Writes one pair; at least `left` more are expected.
     #[inline]
     fn take(&mut self, key: &[u8], value: &[u8], left: impl FnOnce() -> u64) -> Result<()> {
-        let draft = Draft::new(Kind::Set, None, key, value).expect("lengths were checked");
+        let expires_at = self.engine.default_expiry();
+        let draft = Draft::new(Kind::Set, expires_at, key, value).expect("lengths were checked");
         let size = draft.size();
         if !self.outputs.last().is_some_and(|last| last.has_room(size)) {
             self.next_output(size, left())?;
         }
         let output = self.outputs.last_mut().expect("one was just made");
         let fingerprint = self.engine.hash_key.fingerprint(key);
+        output.expiring.extend(expires_at.map(|at| (at, size)));
+        let kind = match expires_at {
+            Some(_) => Kind::SetExpiring,
+            None => Kind::Set,
+        };
         self.engine.put(
             output,
             fingerprint,
             &draft,
-            Kind::Set,
+            kind,
             self.lsn,
             key,
             value,
@@ -353,15 +359,18 @@ impl<F: Fs> Ingest<'_, F> {
             segments.insert(segment.header.id, Arc::clone(segment));
             let end = output.end.map(|end| (segment.header.id, end));
             section.ends.extend(end);
-            segment.slot.gain(*live);
+            segment
+                .slot
+                .gain(*live, engine.config.default_ttl.is_some());
             let payload = segment.slot.payload.load(Ordering::Relaxed);
             section.payload += payload;
             section.dead += payload - live;
         }
         drop(segments);
-        for (slot, bytes) in tables.lost.values() {
-            slot.lose(*bytes);
-            section.dead += bytes;
+        for (slot, lost) in tables.lost.values() {
+            slot.lose(lost.bytes - lost.expiring, false);
+            slot.lose(lost.expiring, true);
+            section.dead += lost.bytes;
         }
         self.report.superseded = self.report.pairs - tables.shown;
         let shards = tables.shards.into_iter().enumerate();

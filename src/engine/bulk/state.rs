@@ -10,8 +10,8 @@ use crate::storage::location::Word;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct IndexChange {
     pub(crate) fingerprint: Fingerprint,
-    /// The version it had, and the bytes of its record.
-    pub(crate) old: Option<(Word, u64)>,
+    /// The version it had, the bytes of its record, and whether that expires.
+    pub(crate) old: Option<(Word, u64, bool)>,
     /// The one it has; `None`: removed.
     pub(crate) new: Option<Word>,
 }

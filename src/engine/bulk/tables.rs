@@ -35,10 +35,18 @@ pub(super) struct Tables {
     pub(super) shards: Vec<Option<HashTable<Word>>>,
     /// Bytes of each output's records that are the newest of their key.
     pub(super) live: Vec<u64>,
-    /// Bytes that others lose, by their first window.
-    pub(super) lost: HashMap<u16, (Arc<Slot>, u64)>,
+    /// What others lose, by their first window.
+    pub(super) lost: HashMap<u16, (Arc<Slot>, Lost)>,
     /// Pairs that are the newest of their key.
     pub(super) shown: u64,
+}
+
+/// Bytes of records that are the newest of their key no longer.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Lost {
+    pub(super) bytes: u64,
+    /// Those of them that expire.
+    pub(super) expiring: u64,
 }
 
 /// What the tables are made of.
@@ -67,6 +75,7 @@ struct Rival {
     word: Word,
     lsn: u64,
     size: u64,
+    expires: bool,
 }
 
 impl<F: Fs> Source<'_, F> {
@@ -182,8 +191,9 @@ impl<F: Fs> Source<'_, F> {
                     let lost = made
                         .lost
                         .entry(slot.base)
-                        .or_insert_with(|| (Arc::clone(slot), 0));
-                    lost.1 += rival.size;
+                        .or_insert_with(|| (Arc::clone(slot), Lost::default()));
+                    lost.1.bytes += rival.size;
+                    lost.1.expiring += u64::from(rival.expires) * rival.size;
                 }
                 None => {
                     table.insert_unique(hash, word, |word| table_hash(word.bits()));
@@ -223,6 +233,7 @@ impl<F: Fs> Source<'_, F> {
                     word: *word,
                     lsn,
                     size: found.size,
+                    expires: found.expires_at.is_some(),
                 }));
             }
         }
@@ -257,8 +268,11 @@ impl Tables {
         for (all, part) in self.live.iter_mut().zip(part.live) {
             *all += part;
         }
-        for (base, (slot, bytes)) in part.lost {
-            self.lost.entry(base).or_insert((slot, 0)).1 += bytes;
+        for (base, (slot, part)) in part.lost {
+            let empty = (slot, Lost::default());
+            let (_, all) = self.lost.entry(base).or_insert(empty);
+            all.bytes += part.bytes;
+            all.expiring += part.expiring;
         }
         self.shown += part.shown;
     }
@@ -289,15 +303,16 @@ impl Tables {
                 self.live[output] -= size;
                 self.shown -= 1;
                 // What ours had taken the place of, the writer has counted already.
-                if let Some((old, bytes)) = change.old
+                if let Some((old, bytes, expires)) = change.old
                     && let Some((_, lost)) = self.lost.get_mut(&view.slot(old).base)
                 {
-                    *lost -= bytes;
+                    lost.bytes -= bytes;
+                    lost.expiring -= u64::from(expires) * bytes;
                 }
             }
             let there = ours
                 .map(|(_, _, word)| word)
-                .or(change.old.map(|(old, _)| old));
+                .or(change.old.map(|(old, _, _)| old));
             let place = there.and_then(|there| table.find_entry(hash, |w| *w == there).ok());
             match (place, change.new) {
                 (Some(mut place), Some(new)) => *place.get_mut() = new,

@@ -14,8 +14,10 @@ pub struct Load {
     pub id: u64,
     /// Bytes of its data records.
     pub payload: u64,
-    /// Bytes of those that are the newest of their key.
+    /// Bytes of those that are the newest of their key and have not expired, as far as is known.
     pub live: u64,
+    /// Some may have expired that are not known to have.
+    pub due: bool,
     /// Bytes of tombstones that had to stay when it was written, and still would.
     pub kept: u64,
     /// Lowest LSN of its data records.
@@ -23,7 +25,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Bytes that are not the newest of their key.
+    /// Bytes that are not the newest of their key, or have expired.
     fn dead(&self) -> u64 {
         self.payload - self.live.min(self.payload)
     }
@@ -64,7 +66,7 @@ pub fn plan(loads: &[Load], mode: Mode) -> Vec<Load> {
         let (_i, load) = chosen;
         match mode {
             // A segment without any record (cut at its start) goes too.
-            Mode::Everything => load.dead() > 0 || load.payload == 0,
+            Mode::Everything => load.dead() > 0 || load.due || load.payload == 0,
             Mode::Worthwhile => load.is_worth(WORTHWHILE_PARTS),
             #[cfg(feature = "testing")]
             Mode::Subset(mask) => mask >> (_i % 64) & 1 == 1,
@@ -170,6 +172,7 @@ mod tests {
             id,
             payload,
             live,
+            due: false,
             kept: 0,
             min_lsn: id,
         }

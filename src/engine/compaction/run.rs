@@ -11,7 +11,7 @@ use crate::engine::compaction::plan::{
     CLOSING_PARTS, GARBAGE_BYTES_MIN, Load, Mode, best, plan, steps, wanted, wanted_to_close,
 };
 use crate::engine::compaction::step::{Control, Halt, Pace, Victim};
-use crate::engine::core::{Engine, Section};
+use crate::engine::core::{Active, Engine, Section};
 use crate::engine::error::{Error, Result};
 use crate::engine::latency::Timed;
 use crate::engine::options::{Compaction, SEGMENT_BYTES_MAX};
@@ -26,10 +26,16 @@ impl<F: Fs> Engine<F> {
     /// True if a write has something to do about garbage, now that it has let go of the section.
     #[inline]
     pub(crate) fn wants_compaction(&self, section: &mut Section<F>) -> bool {
+        let may_expire = section.count_expired_at != u64::MAX;
+        if may_expire && self.config.compaction != Compaction::Manual {
+            self.count_expired(section);
+        }
         match self.config.compaction {
-            Compaction::Background if self.config.threads => section.dead >= section.compact_floor,
+            Compaction::Background if self.config.threads => {
+                section.garbage() >= section.compact_floor || (may_expire && !section.watched)
+            }
             Compaction::Manual => false,
-            _ => wanted(section.payload, section.dead, section.compact_floor),
+            _ => wanted(section.payload, section.garbage(), section.compact_floor),
         }
     }
 
@@ -48,13 +54,13 @@ impl<F: Fs> Engine<F> {
             .check_pinned()
             .and_then(|()| self.compact_locked(Mode::Worthwhile, &mut control));
         let mut section = self.section.lock();
-        let live = section.payload.saturating_sub(section.dead);
+        let live = section.payload.saturating_sub(section.garbage());
         let step = match done {
             Ok(_) => live.max(GARBAGE_BYTES_MIN) / 2,
             // Damage or a full disk does not go away by trying again at once.
             Err(_) => section.payload.max(GARBAGE_BYTES_MIN),
         };
-        section.compact_floor = section.dead + step;
+        section.compact_floor = section.garbage() + step;
     }
 
     /// See [`crate::Store::compact`].
@@ -193,8 +199,9 @@ impl<F: Fs> Engine<F> {
         let mut report = CompactReport::default();
         let give_up = by + budget / 4;
         let worth = {
-            let section = self.section.lock();
-            wanted_to_close(section.payload, section.dead)
+            let mut section = self.section.lock();
+            self.recount_expired(&mut section, self.now_ms());
+            wanted_to_close(section.payload, section.garbage())
         };
         if !worth || Instant::now() >= by {
             return (report, !worth);
@@ -241,7 +248,7 @@ impl<F: Fs> Engine<F> {
 
     /// Seals everything that was written, and waits until it is durable and published; returns the
     /// last LSN for which that holds.
-    fn end_log_for_compaction(&self) -> Result<u64> {
+    pub(super) fn end_log_for_compaction(&self) -> Result<u64> {
         let last = {
             let mut guard = self.section.lock();
             let section = &mut *guard;
@@ -281,8 +288,7 @@ impl<F: Fs> Engine<F> {
             let mut section = self.section.lock();
             self.check_writable(&mut section)?;
             section.active.as_ref().is_some_and(|active| {
-                let slot = &active.segment.slot;
-                let dead = active.payload - slot.live.load(Ordering::Relaxed).min(active.payload);
+                let dead = active.payload - self.still_live(active).min(active.payload);
                 dead > GARBAGE_BYTES_MIN && dead > active.payload / 4
             })
         };
@@ -328,6 +334,7 @@ impl<F: Fs> Engine<F> {
     /// What the segments hold that ended by `last`: a record behind it may be stored and not yet
     /// published, and would look dead.
     pub(super) fn loads(&self, last: u64) -> Vec<Load> {
+        let now = self.now_ms();
         let ended = self.ended();
         let ids: BTreeSet<u64> = ended.iter().map(|v| v.segment.header.id).collect();
         ended
@@ -340,15 +347,26 @@ impl<F: Fs> Engine<F> {
                     let there = graves.reasons.iter().filter(|id| ids.contains(id));
                     there.count() * 2 > graves.reasons.len()
                 });
+                let slot = &segment.slot;
+                let live = slot.live.load(Ordering::Relaxed);
+                let histogram = slot.expiring.histogram();
                 Load {
                     id: segment.header.id,
-                    payload: segment.slot.payload.load(Ordering::Relaxed),
-                    live: segment.slot.live.load(Ordering::Relaxed),
+                    payload: slot.payload.load(Ordering::Relaxed),
+                    live: live.saturating_sub(slot.expiring.expired(now)),
+                    due: histogram.total() > 0 && histogram.first_ms <= now,
                     kept: kept.map_or(0, |graves| graves.bytes),
                     min_lsn: victim.end.min_lsn,
                 }
             })
             .collect()
+    }
+
+    /// Bytes of the active segment that are the newest of their key and have not expired.
+    pub(super) fn still_live(&self, active: &Active<F>) -> u64 {
+        let slot = &active.segment.slot;
+        let live = slot.live.load(Ordering::Relaxed);
+        live.saturating_sub(slot.expiring.expired(self.now_ms()))
     }
 
     fn manifest_wants_rewrite(&self) -> bool {
@@ -373,6 +391,6 @@ impl<F: Fs> Engine<F> {
     }
 }
 
-fn holds_records<F: Fs>(active: &crate::engine::core::Active<F>) -> bool {
+fn holds_records<F: Fs>(active: &Active<F>) -> bool {
     active.records > 0
 }

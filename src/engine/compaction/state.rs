@@ -49,8 +49,9 @@ impl Background {
         true
     }
 
-    /// For the thread: waits until it is asked; false if it is to end.
-    pub(crate) fn next(&self) -> bool {
+    /// For the thread: waits until it is asked, or for so long; false if it is to end.
+    pub(crate) fn next(&self, most: Option<Duration>) -> bool {
+        let until = most.map(|most| Instant::now() + most);
         let mut state = self.state.lock();
         loop {
             if state.stop.is_some() {
@@ -62,7 +63,18 @@ impl Background {
             }
             state.running = false;
             self.changed.notify_all();
-            self.changed.wait(&mut state);
+            match until {
+                None => self.changed.wait(&mut state),
+                Some(until) => {
+                    if self.changed.wait_until(&mut state, until).timed_out()
+                        && state.stop.is_none()
+                    {
+                        state.asked = false;
+                        state.running = true;
+                        return true;
+                    }
+                }
+            }
         }
     }
 
@@ -124,7 +136,7 @@ mod tests {
     fn counting(shared: &Arc<Background>, count: &Arc<Mutex<u32>>) -> io::Result<JoinHandle<()>> {
         let (shared, count) = (Arc::clone(shared), Arc::clone(count));
         std::thread::Builder::new().spawn(move || {
-            while shared.next() {
+            while shared.next(None) {
                 *count.lock() += 1;
                 shared.rest(Duration::from_millis(20));
                 shared.stepped();

@@ -14,6 +14,7 @@ use kvs_format::segment::{PAGE_BYTES, SegmentKind};
 use kvs_format::system::FOOTER_RECORD_BYTES;
 use zerocopy::byteorder::little_endian::U64;
 
+use crate::engine::bulk::state::IndexChange;
 use crate::engine::catalog::End;
 use crate::engine::core::Engine;
 use crate::engine::error::{Error, Result};
@@ -26,6 +27,18 @@ use crate::engine::reserve::Loan;
 use crate::engine::scan::walk;
 use crate::engine::segment::Segment;
 use crate::storage::fs::Fs;
+use crate::storage::location::Word;
+
+/// A record that has expired: what stands in the index as long as nobody writes the key.
+struct Over {
+    fingerprint: Fingerprint,
+    lsn: u64,
+    word: Word,
+    size: u64,
+}
+
+/// Index entries taken away before writers get a turn.
+const OVER_TOGETHER: usize = 256;
 
 /// Why a step was ended before it had changed anything.
 pub(super) enum Halt {
@@ -88,9 +101,11 @@ impl<'a> Pace<'a> {
     }
 }
 
-/// A tombstone that may have to be kept.
+/// A tombstone that may have to be kept; or a record that has expired, which is one from then on.
 struct Grave {
     lsn: u64,
+    /// Where an expired record is.
+    word: Option<Word>,
     key: Box<[u8]>,
     content: Draft,
 }
@@ -112,8 +127,8 @@ impl<F: Fs> Engine<F> {
         others: &[Victim<F>],
         pace: &mut Pace<'_>,
     ) -> Result<CompactReport, Halt> {
-        let mut outputs = Vec::new();
-        let mut report = match self.copy(victims, others, &mut outputs, pace) {
+        let (mut outputs, mut over) = (Vec::new(), Vec::new());
+        let mut report = match self.copy(victims, others, &mut outputs, &mut over, pace) {
             Ok(report) => report,
             Err(halt) => {
                 // Nobody points at them yet.
@@ -122,6 +137,7 @@ impl<F: Fs> Engine<F> {
             }
         };
         self.exchange(&outputs);
+        self.take_away(&over);
         self.retire(victims, &outputs)?;
         report.segments_after = outputs.len() as u64;
         for mut output in outputs {
@@ -138,8 +154,11 @@ impl<F: Fs> Engine<F> {
         victims: &[Victim<F>],
         others: &[Victim<F>],
         outputs: &mut Vec<Output<F>>,
+        over: &mut Vec<Over>,
         pace: &mut Pace<'_>,
     ) -> Result<CompactReport, Halt> {
+        // One time for the whole step.
+        let now = self.now_ms();
         let mut report = CompactReport {
             segments_before: victims.len() as u64,
             ..CompactReport::default()
@@ -159,17 +178,22 @@ impl<F: Fs> Engine<F> {
                     return Ok(());
                 }
                 let fingerprint = self.hash_key.fingerprint(record.key);
-                let draft = Draft::of_moved(record);
-                if kind == Kind::Tombstone {
+                let lsn = record.header.lsn;
+                let mut bury = |word, content| {
                     let grave = Grave {
-                        lsn: record.header.lsn,
+                        lsn,
+                        word,
                         key: record.key.into(),
-                        content: draft,
+                        content,
                     };
                     let newest = graves.get(&fingerprint).map_or(0, |grave| grave.lsn);
                     if grave.lsn > newest {
                         graves.insert(fingerprint, grave);
                     }
+                };
+                let draft = Draft::of_moved(record);
+                if kind == Kind::Tombstone {
+                    bury(None, draft);
                     return Ok(());
                 }
                 let old = slot.word(fingerprint.lo, record.offset);
@@ -179,6 +203,20 @@ impl<F: Fs> Engine<F> {
                 if !is_newest {
                     return Ok(());
                 }
+                if record.expires_at.is_some_and(|at| at <= now) {
+                    // What it may shadow it goes on shadowing, without its value.
+                    let tombstone = Draft::new(Kind::Tombstone, None, record.key, &[])
+                        .expect("a key that was read is within the limits");
+                    bury(Some(old), tombstone);
+                    over.push(Over {
+                        fingerprint,
+                        lsn,
+                        word: old,
+                        size: record.header.size(),
+                    });
+                    report.records_expired += 1;
+                    return Ok(());
+                }
                 let output = self.output_for(outputs, draft.size(), live)?;
                 live = live.saturating_sub(draft.size());
                 self.put(
@@ -186,7 +224,7 @@ impl<F: Fs> Engine<F> {
                     fingerprint,
                     &draft,
                     kind,
-                    record.header.lsn,
+                    lsn,
                     record.key,
                     record.value,
                     Some(old),
@@ -321,7 +359,10 @@ impl<F: Fs> Engine<F> {
         let mut undecided: Vec<usize> = Vec::new();
         for (i, (fingerprint, grave)) in graves.iter().enumerate() {
             // A newer version is in the index: the tombstone shadows nothing any more.
-            let superseded = self.look_up(fingerprint.lo, &grave.key)?.is_found();
+            let known = self.look_up(fingerprint.lo, &grave.key)?;
+            let superseded = known
+                .found
+                .is_some_and(|(word, _)| Some(word) != grave.word);
             // A load under way may hold an older value, which nobody knows of yet.
             let unsure = retired || loading.is_some_and(|lsn| lsn < grave.lsn);
             keep.push(!superseded && unsure);
@@ -411,10 +452,34 @@ impl<F: Fs> Engine<F> {
                 let new = slot.word(moved.hash, moved.offset);
                 let mut shard = self.index.lock(moved.hash);
                 if shard.replace(moved.old, new) {
-                    shard.view().slot(moved.old).lose(moved.size);
-                    slot.gain(moved.size);
+                    shard.view().slot(moved.old).lose(moved.size, moved.expires);
+                    slot.gain(moved.size, moved.expires);
                 }
             }
+        }
+    }
+
+    /// Takes what has expired out of the index, unless somebody has written the key meanwhile. Entries
+    /// are taken away inside the section, as by any writer.
+    fn take_away(&self, over: &[Over]) {
+        for over in over.chunks(OVER_TOGETHER) {
+            let mut section = self.section.lock();
+            for over in over {
+                let mut shard = self.index.lock(over.fingerprint.lo);
+                if shard.remove(over.word) {
+                    shard.view().slot(over.word).lose(over.size, true);
+                    drop(shard);
+                    section.dead += over.size;
+                    // To a load that is older it is a removal.
+                    let change = IndexChange {
+                        fingerprint: over.fingerprint,
+                        old: Some((over.word, over.size, true)),
+                        new: None,
+                    };
+                    section.loads.note(over.lsn, change);
+                }
+            }
+            self.index_changed();
         }
     }
 
@@ -457,6 +522,7 @@ impl<F: Fs> Engine<F> {
             let live = sum(|slot| slot.live.load(Ordering::Relaxed));
             section.payload = payload;
             section.dead = payload.saturating_sub(live);
+            self.recount_expired(&mut section, self.now_ms());
         }
         for victim in victims {
             let id = victim.segment.header.id;

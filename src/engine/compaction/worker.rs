@@ -24,6 +24,10 @@ const BRAKE_WAIT_MIN: Duration = Duration::from_millis(10);
 /// Longest wait of a writer for one step.
 const BRAKE_WAIT_MAX: Duration = Duration::from_millis(25);
 
+/// Shortest and longest sleep before another look whether keys have expired: the clock may be set.
+const LOOK_MIN: Duration = Duration::from_secs(1);
+const LOOK_MAX: Duration = Duration::from_secs(60);
+
 /// Longest rest between two pieces.
 const REST_MAX: Duration = Duration::from_millis(20);
 
@@ -45,14 +49,16 @@ impl<F: Fs> Engine<F> {
     pub(super) fn ask_for_compaction(&self) -> bool {
         let brake = {
             let mut section = self.section.lock();
-            let marks = Marks::of(section.payload.saturating_sub(section.dead));
-            let dead = section.dead;
+            let watch = section.count_expired_at != u64::MAX
+                && !std::mem::replace(&mut section.watched, true);
+            let dead = section.garbage();
+            let marks = Marks::of(section.payload.saturating_sub(dead));
             section.compact_floor = match dead {
                 dead if dead < marks.begin => marks.begin,
                 dead if dead < marks.brake => marks.brake,
                 dead => dead + BRAKE_BYTES,
             };
-            if dead < marks.begin {
+            if dead < marks.begin && !watch {
                 return true;
             }
             let more = BRAKE_WAIT_MAX - BRAKE_WAIT_MIN;
@@ -76,7 +82,7 @@ impl<F: Fs> Engine<F> {
 
     fn compact_in_background(&self) {
         let _working = Working(self);
-        while self.background.next() {
+        while self.background.next(self.until_expiry()) {
             let mut failed = false;
             while self.background.stop_by().is_none() {
                 match self.step_in_background() {
@@ -89,15 +95,16 @@ impl<F: Fs> Engine<F> {
                 }
             }
             let mut section = self.section.lock();
-            let live = section.payload.saturating_sub(section.dead);
+            let dead = section.garbage();
+            let live = section.payload.saturating_sub(dead);
             let marks = Marks::of(live);
-            section.compact_floor = match section.dead < marks.begin {
+            section.compact_floor = match dead < marks.begin {
                 true => marks.begin,
                 // What is left cannot be given back now: it is in the active segment, damaged, held,
                 // or the disk is full. Worth another look when there is more.
                 false => {
                     let more = if failed { live / 4 } else { live / 16 };
-                    section.dead + more.max(GARBAGE_BYTES_MIN)
+                    dead + more.max(GARBAGE_BYTES_MIN)
                 }
             };
         }
@@ -106,16 +113,27 @@ impl<F: Fs> Engine<F> {
     /// One step; false if there is nothing worth doing.
     fn step_in_background(&self) -> Result<bool> {
         let _one = self.compaction.lock();
-        let last = self.end_of_sealed()?;
-        let (dead, marks) = {
-            let section = self.section.lock();
-            let live = section.payload.saturating_sub(section.dead);
-            (section.dead, Marks::of(live))
+        let mut last = self.end_of_sealed()?;
+        let (dead, marks, active_is_over) = {
+            let mut section = self.section.lock();
+            self.recount_expired(&mut section, self.now_ms());
+            let dead = section.garbage();
+            let live = section.payload.saturating_sub(dead);
+            let is_over = section.active.as_ref().is_some_and(|active| {
+                let expired = active.segment.slot.expiring.expired(self.now_ms());
+                expired >= GARBAGE_BYTES_MIN && expired * 2 >= active.payload
+            });
+            (dead, Marks::of(live), is_over)
         };
         if dead < marks.begin || self.check_pinned().is_err() {
             return Ok(false);
         }
-        let step = best(&self.loads(last), WORTHWHILE_PARTS, self.step_bytes());
+        let mut step = best(&self.loads(last), WORTHWHILE_PARTS, self.step_bytes());
+        if step.is_empty() && active_is_over {
+            // Nobody may write any more, and so never end it.
+            last = self.end_log_for_compaction()?;
+            step = best(&self.loads(last), WORTHWHILE_PARTS, self.step_bytes());
+        }
         if step.is_empty() {
             return Ok(false);
         }
@@ -146,7 +164,23 @@ impl<F: Fs> Engine<F> {
     }
 
     fn garbage(&self) -> u64 {
-        self.section.lock().dead
+        self.section.lock().garbage()
+    }
+
+    /// How long the thread may sleep before it looks whether keys have expired; `None` if none will.
+    fn until_expiry(&self) -> Option<Duration> {
+        let at = self.section.lock().count_expired_at;
+        let wait = at.saturating_sub(self.now_ms());
+        (at != u64::MAX).then(|| Duration::from_millis(wait).clamp(LOOK_MIN, LOOK_MAX))
+    }
+
+    /// Starts the thread if there is something that expires, and it does not run yet.
+    pub(crate) fn watch_expiry(&self) {
+        let may_expire = self.section.lock().count_expired_at != u64::MAX;
+        if may_expire && !self.config.read_only && self.config.compacts_in_background() {
+            // Without a thread writes look.
+            let _ = self.ask_for_compaction();
+        }
     }
 
     /// Ends the thread after its step, or soon after `by`.

@@ -16,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 
 use kvs_format::DecodeError;
 use kvs_format::hash::HashKey;
-use kvs_format::hint::HintEntry;
+use kvs_format::hint::{ExpiryHistogram, HintEntry};
 use kvs_format::manifest::Edit;
 use kvs_format::name::{self, Name};
 use kvs_format::record::{HEADER_BYTES, Kind, parse_header};
@@ -89,14 +89,21 @@ pub struct Recovered<F: Fs> {
 /// Where a segment's index entries come from.
 enum Entries {
     Hint(Hint),
-    Own(Vec<HintEntry>),
+    Own(Vec<HintEntry>, ExpiryHistogram),
 }
 
 impl Entries {
+    fn expiry(&self) -> ExpiryHistogram {
+        match self {
+            Self::Hint(hint) => hint.expiry,
+            Self::Own(_, expiry) => *expiry,
+        }
+    }
+
     fn as_slice(&self) -> &[HintEntry] {
         match self {
             Self::Hint(hint) => hint.entries(),
-            Self::Own(entries) => entries,
+            Self::Own(entries, _) => entries,
         }
     }
 }
@@ -124,7 +131,7 @@ struct Whole {
 impl Default for Whole {
     fn default() -> Self {
         Self {
-            entries: Entries::Own(Vec::new()),
+            entries: Entries::Own(Vec::new(), ExpiryHistogram::EMPTY),
             covered: 0,
             hints_used: 0,
             records: 0,
@@ -487,7 +494,7 @@ impl<F: Fs> Driver<'_, F> {
             });
             whole.damage = Some(self.corrupt(&name, stop.rejected_at, reason));
         }
-        whole.entries = Entries::Own(self.merge(hint, scanned.entries));
+        whole.entries = self.merge(hint, scanned);
         Ok(whole)
     }
 
@@ -558,12 +565,22 @@ impl<F: Fs> Driver<'_, F> {
     }
 
     /// Hint entries and scanned ones, sorted as in a hint.
-    fn merge(&self, hint: Option<Hint>, scanned: Vec<HintEntry>) -> Vec<HintEntry> {
+    fn merge(&self, hint: Option<Hint>, scanned: Scanned) -> Entries {
+        let expiry = match &hint {
+            None => scanned.expiry(),
+            Some(hint) => {
+                let mut expiry = hint.expiry;
+                for (at, size) in &scanned.expiring {
+                    expiry.add(*at, *size);
+                }
+                expiry
+            }
+        };
         let mut entries = hint.map_or_else(Vec::new, |hint| hint.entries().to_vec());
-        entries.extend(scanned);
+        entries.extend(scanned.entries);
         // Stable: it finds the sorted run of the hint and merges.
         entries.sort_by_key(|entry| entry.sort_key(self.shard_bits));
-        entries
+        Entries::Own(entries, expiry)
     }
 
     /// After a clean close: at most one unsealed segment, known to its last byte.
@@ -700,8 +717,8 @@ impl<F: Fs> Driver<'_, F> {
                     offset: stop.offset,
                 });
             }
-            let entries = self.merge(hint, scanned.entries);
-            let (records, min_lsn, max_data_lsn, _) = summary(&entries);
+            let entries = self.merge(hint, scanned);
+            let (records, min_lsn, max_data_lsn, _) = summary(entries.as_slice());
             let end = End {
                 length: stop.offset,
                 end_lsn: next_lsn - 1,
@@ -849,7 +866,7 @@ impl<F: Fs> Driver<'_, F> {
         let kept = log
             .kept
             .into_iter()
-            .map(|(opened, entries, end, _)| (end, opened, Entries::Own(entries)));
+            .map(|(opened, entries, end, _)| (end, opened, entries));
         for (end, opened, entries) in ended.chain(kept) {
             let (segment, mut map) = self.join(opened, end.length, &windows, Access::Read)?;
             map.publish(end.length);
@@ -890,6 +907,7 @@ impl<F: Fs> Driver<'_, F> {
             .map(|(slot, entries)| Source {
                 slot,
                 entries: entries.as_slice(),
+                expiry: entries.expiry(),
             })
             .collect();
         load::load(&index, &borrowed);
@@ -936,7 +954,7 @@ struct Log<F: Fs> {
     /// After a clean close: the segment, its entries, its length, how much its hint covers.
     clean: Option<(Opened<F>, Entries, u64, u64)>,
     /// After an unclean stop: segments to be sealed or cut, and from where on they may be dirty.
-    kept: Vec<(Opened<F>, Vec<HintEntry>, End, u64)>,
+    kept: Vec<(Opened<F>, Entries, End, u64)>,
     /// Segments to be given up whole.
     dropped: Vec<u64>,
     /// LSN behind the last record that counts.
