@@ -170,14 +170,13 @@ impl Trial<'_> {
             Ok(engine) => engine,
             Err(error) => self.fail(crash, "", &error.to_string()),
         };
-        let mut oracle = Oracle::new();
-        oracle.restarted(&self.seen[&image.digest()]);
+        let mut oracle = Oracle::found(&self.seen[&image.digest()]);
         oracle.promise(fs.log_len());
         for round in 0u8..4 {
             let begun = fs.log_len();
             let (key, value) = (vec![b'k', round % 3], vec![round; 40]);
             let done = engine.set(&key, &value);
-            oracle.commit(begun, vec![(key, Some(value))]);
+            oracle.commit(begun, vec![(key, Some(value.into()))]);
             let flushed = match round {
                 2 => engine.flush().map(|()| oracle.promise(fs.log_len())),
                 _ => Ok(()),
@@ -251,7 +250,7 @@ fn survives_every_cut(name: &str, durability: Durability, ops: &[Op]) {
     }
     let mut trial = Trial {
         name,
-        options: setup.options(),
+        options: runner.options(),
         fs: runner.fs().clone(),
         oracle: runner.oracle().clone(),
         seen: HashMap::new(),

@@ -110,7 +110,7 @@ fn store_of(seed: u64, closed: bool, fill: Fill) -> Store {
     Store {
         image: runner.fs().snapshot(),
         oracle: runner.oracle().clone(),
-        options: setup.options(),
+        options: runner.options(),
         least: if closed { all } else { least },
     }
 }
@@ -140,6 +140,16 @@ fn ask(engine: &Arc<Engine<SimFs>>) -> Result<Answers, String> {
         {
             if !is_located(error) {
                 return Err(format!("key {id}: {error:?}"));
+            }
+        }
+        // Whoever can be read says when it expires, and nobody else.
+        match engine.expires_at(&key) {
+            Err(error) if !is_located(&error) => return Err(format!("key {id}: {error:?}")),
+            expiry => {
+                let there = expiry.as_ref().ok().map(Option::is_some);
+                if there != got.as_ref().ok().map(Option::is_some) {
+                    return Err(format!("key {id}: get says {got:?}, expires_at {expiry:?}"));
+                }
             }
         }
         if got.as_ref().ok() != read.as_ref().ok() {
@@ -202,7 +212,7 @@ impl Store {
         }
         let fits = |state: &&Pairs| {
             answers.iter().all(|(key, answer)| match answer {
-                Ok(value) => value.as_ref() == state.get(key),
+                Ok(value) => value.as_ref() == state.get(key).map(|version| &version.value),
                 Err(()) => found,
             })
         };
@@ -469,7 +479,11 @@ fn compaction_does_not_launder_damage() {
                 match answer {
                     Ok(value) => assert_eq!(
                         value.as_ref(),
-                        store.oracle.current().get(&key),
+                        store
+                            .oracle
+                            .current()
+                            .get(&key)
+                            .map(|version| &version.value),
                         "{name}, byte {at}, compaction said {compacted:?}"
                     ),
                     Err(()) => assert!(

@@ -56,6 +56,12 @@ impl Expiring {
             .unwrap_or(ExpiryHistogram::EMPTY)
     }
 
+    /// Bytes of those that are the newest of their key, expired or not.
+    #[cfg(feature = "testing")]
+    pub fn live(&self) -> u64 {
+        self.live.load(Ordering::Relaxed)
+    }
+
     /// True if any record expires.
     pub fn is_any(&self) -> bool {
         self.all.lock().is_some()

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use kvs_format::hint::ExpiryHistogram;
 use kvs_format::record::Kind;
 
 use crate::engine::batch::Batch;
@@ -225,6 +226,23 @@ impl<F: Fs> Engine<F> {
         };
         let mut control = |_: &CheckpointProgress| ControlFlow::Continue(());
         self.checkpoint(to, Path::new(dest), &sources, &mut control)
+    }
+
+    /// The time by which records expire, in Unix milliseconds.
+    pub fn wall_clock_ms(&self) -> u64 {
+        self.now_ms()
+    }
+
+    /// Of every segment with records that expire: its id, when they do, and bytes of those that are the
+    /// newest of their key.
+    pub fn expiring(&self) -> Vec<(u64, ExpiryHistogram, u64)> {
+        let segments = self.segments.read();
+        let all = segments.iter().map(|(id, segment)| {
+            let expiring = &segment.slot.expiring;
+            (*id, expiring.histogram(), expiring.live())
+        });
+        all.filter(|(_, histogram, _)| histogram.total() > 0)
+            .collect()
     }
 
     /// Every key of the index, sorted: what two ways of opening

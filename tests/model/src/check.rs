@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use kvs::testing::sim::{Image, SimFs};
 use kvs::testing::{Engine, open, replay};
-use kvs::{Options, Snapshot};
+use kvs::{Expiry, Options, Snapshot};
 
 use crate::op::{KEYS, key};
-use crate::oracle::differences;
+use crate::oracle::{Version, differences};
 
-/// All pairs of a store, or of what it should be.
-pub type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
+/// All pairs of a store, or of what it should be, with when they expire.
+pub type Pairs = BTreeMap<Vec<u8>, Version>;
 
 /// All pairs of a store, by its iterator.
 ///
@@ -21,7 +21,15 @@ pub fn pairs(engine: &Arc<Engine<SimFs>>) -> Result<Pairs, String> {
     let mut all = Pairs::new();
     for pair in engine.pairs().map_err(|e| format!("iterating: {e}"))? {
         let (key, value) = pair.map_err(|e| format!("iterating: {e}"))?;
-        if all.insert(key.to_vec(), value.to_vec()).is_some() {
+        let expiry = engine.expires_at(&key);
+        let expires_at = match expiry.map_err(|e| format!("expires_at: {e}"))? {
+            Some(Expiry::Never) => None,
+            Some(Expiry::At(ms)) => Some(ms),
+            None => return Err(format!("the iterator gave {key:?}, which is not there")),
+        };
+        let value = value.to_vec();
+        let version = Version { value, expires_at };
+        if all.insert(key.to_vec(), version).is_some() {
             return Err(format!("the iterator gave {key:?} twice"));
         }
     }
@@ -40,7 +48,7 @@ pub fn universe_holds(engine: &Arc<Engine<SimFs>>, expected: &Pairs) -> Result<(
     let mut copy = Vec::new();
     for id in 0..KEYS {
         let key = key(id);
-        let want = expected.get(&key);
+        let want = expected.get(&key).map(|version| &version.value);
         let got = engine.get(&key).map_err(|e| format!("key {id}: {e}"))?;
         if got.as_deref() != want.map(Vec::as_slice) {
             return Err(format!("get of key {id} is not what iterating says"));
@@ -76,7 +84,7 @@ pub fn views_hold(
     let together = engine.get_many(&keys)?;
     let reader = engine.reader();
     for (i, key) in keys.iter().enumerate() {
-        let want = expected.get(key).map(Vec::as_slice);
+        let want = expected.get(key).map(|version| &version.value[..]);
         let views = [
             ("get", engine.get(key)?.as_deref() == want),
             ("get_many", together[i].as_deref() == want),
@@ -101,7 +109,14 @@ pub fn snapshot_holds(
     let mut all = Pairs::new();
     for pair in snapshot.iter() {
         let (key, value) = pair?;
-        if all.insert(key.to_vec(), value.to_vec()).is_some() {
+        let version = Version {
+            value: value.to_vec(),
+            // When it expires is asked of the store, not of its snapshots.
+            expires_at: expected
+                .get(&key[..])
+                .and_then(|version| version.expires_at),
+        };
+        if all.insert(key.to_vec(), version).is_some() {
             return Ok(Err(format!("the iterator gave {key:?} twice")));
         }
     }
@@ -119,7 +134,7 @@ pub fn snapshot_holds(
     let keys: Vec<Vec<u8>> = (0..KEYS).chain(5..20).map(key).collect();
     let together = snapshot.get_many(&keys)?;
     for (i, key) in keys.iter().enumerate() {
-        let want = expected.get(key).map(Vec::as_slice);
+        let want = expected.get(key).map(|version| &version.value[..]);
         let views = [
             ("get", snapshot.get(key)?.as_deref() == want),
             ("get_many", together[i].as_deref() == want),
@@ -162,7 +177,12 @@ pub fn images_agree(image: &Image, options: &Options, expected: &Pairs) -> Resul
             let what = differences(expected, &found).join("\n    ");
             return Err(format!("read-only, {how}: {what}"));
         }
-        indexes.push(engine.index_entries().map_err(|e| e.to_string())?);
+        let expiring = engine.expiring().into_iter();
+        let expiring: Vec<_> = expiring
+            .map(|(id, all, live)| (id, all.total(), live))
+            .collect();
+        let index = engine.index_entries().map_err(|e| e.to_string())?;
+        indexes.push((index, expiring));
         drop(engine);
         if fs.log_len() > 0 {
             return Err(format!("read-only, {how}: it wrote {:?}", fs.log_lines()));

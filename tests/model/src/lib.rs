@@ -29,7 +29,7 @@ mod seen;
 mod strategy;
 
 pub use check::{Pairs, images_agree, pairs, snapshot_holds, strays, universe_holds};
-pub use op::{Fill, How, KEYS, Level, Op, SNAPSHOTS, Strike, ValueSpec, key};
-pub use oracle::{Oracle, Write};
+pub use op::{Fill, How, KEYS, Level, Only, Op, SNAPSHOTS, Span, Strike, ValueSpec, key};
+pub use oracle::{Oracle, Version, Write};
 pub use runner::{Failure, Runner, Setup, Tally, run, shrunk};
 pub use strategy::{ops, setup};

@@ -104,6 +104,30 @@ pub enum How {
     Add(i64),
 }
 
+/// When a value that is set expires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// As the store was opened.
+    Default,
+    /// Never.
+    Never,
+    /// So many milliseconds from now; 0: it has expired.
+    In(u16),
+    /// When the old one did.
+    Keep,
+}
+
+/// On what setting a value depends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Only {
+    /// Nothing.
+    Always,
+    /// There is none.
+    Absent,
+    /// There is one.
+    Present,
+}
+
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
@@ -122,6 +146,31 @@ pub enum Op {
         value: ValueSpec,
         /// It has expired.
         past: bool,
+    },
+    /// Sets a key in all the ways there are.
+    SetWith {
+        /// Number of the key.
+        key: u8,
+        /// Value.
+        value: ValueSpec,
+        /// When it expires.
+        span: Span,
+        /// Under which condition.
+        only: Only,
+    },
+    /// Lets a key expire so many milliseconds from now, or never.
+    Expire {
+        /// Number of the key.
+        key: u8,
+        /// Milliseconds; 0: it is over.
+        ms: Option<u16>,
+    },
+    /// Sets several keys at once, to expire so many milliseconds from now.
+    BatchExpiring(Vec<(u8, ValueSpec, u16)>),
+    /// The clock by which keys expire is set back.
+    ClockBack {
+        /// Milliseconds.
+        ms: u16,
     },
     /// Removes a key.
     Remove {
@@ -266,7 +315,37 @@ impl Op {
                 key: bytes.u8()?,
                 value: bytes.value()?,
             },
-            28 | 29 => Self::SetExpiring {
+            29 => {
+                let (way, key) = (bytes.u8()?, bytes.u8()?);
+                let ms = u16::from(bytes.u8()?) / 2;
+                match way % 8 {
+                    0 | 1 => Self::Expire {
+                        key,
+                        ms: (way >= 64).then_some(ms),
+                    },
+                    2 => Self::ClockBack { ms },
+                    3 => Self::BatchExpiring(vec![
+                        (key, bytes.value()?, ms),
+                        (key / 2, bytes.value()?, 60),
+                    ]),
+                    _ => Self::SetWith {
+                        key,
+                        value: bytes.value()?,
+                        span: match way / 8 % 8 {
+                            0 => Span::Default,
+                            1 => Span::Never,
+                            2 | 3 => Span::Keep,
+                            _ => Span::In(ms),
+                        },
+                        only: match way / 64 {
+                            0 => Only::Absent,
+                            1 => Only::Present,
+                            _ => Only::Always,
+                        },
+                    },
+                }
+            }
+            28 => Self::SetExpiring {
                 key: bytes.u8()?,
                 value: bytes.value()?,
                 past: tag >= 128,

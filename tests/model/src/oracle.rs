@@ -11,8 +11,36 @@ use std::time::Duration;
 
 use crate::check::Pairs;
 
-/// A key and its new value; `None` if it was removed.
-pub type Write = (Vec<u8>, Option<Vec<u8>>);
+/// A value, and the Unix millisecond from which on it is not there.
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+pub struct Version {
+    /// Its bytes.
+    pub value: Vec<u8>,
+    /// When it expires.
+    pub expires_at: Option<u64>,
+}
+
+impl From<Vec<u8>> for Version {
+    /// One that lives for ever.
+    fn from(value: Vec<u8>) -> Self {
+        Self {
+            value,
+            expires_at: None,
+        }
+    }
+}
+
+impl Version {
+    fn is_alive(&self, now: u64) -> bool {
+        self.expires_at.is_none_or(|at| at > now)
+    }
+}
+
+/// A key and its new version; `None` if it was removed.
+pub type Write = (Vec<u8>, Option<Version>);
+
+/// As [`Pairs`], with those that have expired.
+type Versions = BTreeMap<Vec<u8>, Version>;
 
 #[derive(Clone, Debug)]
 struct Commit {
@@ -25,11 +53,15 @@ struct Commit {
 #[derive(Clone, Debug)]
 pub struct Oracle {
     /// State before the first commit; durable.
-    base: Pairs,
+    base: Versions,
     commits: Vec<Commit>,
-    /// Hash of the state after the first i commits.
+    /// Unix milliseconds.
+    now: u64,
+    /// Hash of what is to be seen now of the state after the first i commits.
     states: Vec<u64>,
-    current: Pairs,
+    current: Versions,
+    /// What is to be seen of it now.
+    visible: Pairs,
     /// From this place in the record of the disk on, that many commits are durable.
     promises: Vec<(usize, usize)>,
     /// Commits that have to be durable before others of level `Interval` are acknowledged: from when
@@ -47,9 +79,9 @@ impl Default for Oracle {
     }
 }
 
-fn hash_of(key: &[u8], value: &[u8]) -> u64 {
+fn hash_of(key: &[u8], what: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (key, value).hash(&mut hasher);
+    (key, what).hash(&mut hasher);
     hasher.finish()
 }
 
@@ -60,23 +92,32 @@ fn hash_all(pairs: &Pairs) -> u64 {
     })
 }
 
-fn apply(pairs: &mut Pairs, writes: &[Write]) {
-    for (key, value) in writes {
-        match value {
-            Some(value) => pairs.insert(key.clone(), value.clone()),
-            None => pairs.remove(key),
+fn apply(versions: &mut Versions, writes: &[Write]) {
+    for (key, version) in writes {
+        match version {
+            Some(version) => versions.insert(key.clone(), version.clone()),
+            None => versions.remove(key),
         };
     }
+}
+
+fn visible(versions: &Versions, now: u64) -> Pairs {
+    let alive = versions.iter().filter(|(_, version)| version.is_alive(now));
+    alive
+        .map(|(key, version)| (key.clone(), version.clone()))
+        .collect()
 }
 
 impl Oracle {
     /// Of an empty store.
     pub fn new() -> Self {
         Self {
-            base: Pairs::new(),
+            base: Versions::new(),
             commits: Vec::new(),
+            now: 0,
             states: vec![0],
-            current: Pairs::new(),
+            current: Versions::new(),
+            visible: Pairs::new(),
             promises: vec![(0, 0)],
             owed: Vec::new(),
             doubtful: Vec::new(),
@@ -86,7 +127,48 @@ impl Oracle {
 
     /// What the store must show.
     pub fn current(&self) -> &Pairs {
-        &self.current
+        &self.visible
+    }
+
+    /// When a key expires; `None` if it must not show.
+    pub fn expiry(&self, key: &[u8]) -> Option<Option<u64>> {
+        let version = self.current.get(key)?;
+        version.is_alive(self.now).then_some(version.expires_at)
+    }
+
+    /// It is this Unix millisecond now, in all states there ever were.
+    pub fn set_now(&mut self, now: u64) {
+        if now == self.now {
+            return;
+        }
+        let span = self.now.min(now) + 1..=self.now.max(now);
+        self.now = now;
+        let commits = self.commits.iter().flat_map(|commit| &commit.writes);
+        let versions = commits.filter_map(|(_, version)| version.as_ref());
+        let times = versions.chain(self.base.values());
+        let mut times = times.filter_map(|version| version.expires_at);
+        if !times.any(|at| span.contains(&at)) {
+            return;
+        }
+        self.visible = visible(&self.current, now);
+        let mut state = self.base.clone();
+        self.states = vec![hash_all(&visible(&state, now))];
+        let mut hash = self.states[0];
+        for commit in &self.commits {
+            for (key, version) in &commit.writes {
+                let old = match version {
+                    Some(version) => state.insert(key.clone(), version.clone()),
+                    None => state.remove(key),
+                };
+                for old in old.iter().filter(|old| old.is_alive(now)) {
+                    hash = hash.wrapping_sub(hash_of(key, old));
+                }
+                for new in version.iter().filter(|new| new.is_alive(now)) {
+                    hash = hash.wrapping_add(hash_of(key, new));
+                }
+            }
+            self.states.push(hash);
+        }
     }
 
     /// How many commits there are.
@@ -99,29 +181,27 @@ impl Oracle {
     pub fn commit(&mut self, begun: usize, writes: Vec<Write>) {
         self.doubtful.clear();
         let mut hash = self.states.last().copied().unwrap_or(0);
-        for (key, value) in &writes {
-            let old = match value {
-                Some(value) => {
-                    let new = hash_of(key, value);
-                    self.written.insert(new);
-                    hash = hash.wrapping_add(new);
-                    self.current.insert(key.clone(), value.clone())
-                }
-                None => self.current.remove(key),
-            };
-            if let Some(old) = old {
+        for (key, version) in &writes {
+            if let Some(old) = self.visible.remove(key) {
                 hash = hash.wrapping_sub(hash_of(key, &old));
             }
+            let Some(version) = version else { continue };
+            self.written.insert(hash_of(key, &version.value[..]));
+            if version.is_alive(self.now) {
+                hash = hash.wrapping_add(hash_of(key, version));
+                self.visible.insert(key.clone(), version.clone());
+            }
         }
+        apply(&mut self.current, &writes);
         self.states.push(hash);
         self.commits.push(Commit { writes, begun });
     }
 
     /// Takes note of a commit that failed with its outcome unknown.
     pub fn doubt(&mut self, begun: usize, writes: Vec<Write>) {
-        for (key, value) in &writes {
-            if let Some(value) = value {
-                self.written.insert(hash_of(key, value));
+        for (key, version) in &writes {
+            if let Some(version) = version {
+                self.written.insert(hash_of(key, &version.value[..]));
             }
         }
         self.doubtful.push(Commit { writes, begun });
@@ -180,9 +260,9 @@ impl Oracle {
 
     fn doubt_that_gives(&self, cut: usize, hash: u64) -> Option<&Commit> {
         self.doubtful.iter().find(|commit| {
-            let mut pairs = self.current.clone();
-            apply(&mut pairs, &commit.writes);
-            commit.begun < cut && hash_all(&pairs) == hash
+            let mut versions = self.current.clone();
+            apply(&mut versions, &commit.writes);
+            commit.begun < cut && hash_all(&visible(&versions, self.now)) == hash
         })
     }
 
@@ -192,7 +272,7 @@ impl Oracle {
     /// # Errors
     /// What is wrong with it.
     pub fn reopened(&mut self, found: &Pairs, at: usize) -> Result<(), String> {
-        if *found != self.current {
+        if *found != self.visible {
             let Some(commit) = self.doubt_that_gives(usize::MAX, hash_all(found)).cloned() else {
                 let n = self.commits.len();
                 return Err(self.explain(n..=n, found));
@@ -204,12 +284,35 @@ impl Oracle {
         Ok(())
     }
 
-    /// The store was opened on what a cut left, which is `found`: that is where everything goes on,
-    /// with a new record of the disk.
-    pub fn restarted(&mut self, found: &Pairs) {
-        self.base = found.clone();
-        self.current = found.clone();
-        self.states = vec![hash_all(found)];
+    /// The store was opened on what a cut left, which is `found`, the state after `n` commits, as
+    /// [`Oracle::survived`] says: that is where everything goes on, with a new record of the disk.
+    pub fn restarted(&mut self, n: usize, found: &Pairs) {
+        let versions = match n <= self.commits.len() {
+            true => self.versions(n),
+            false => {
+                let mut versions = self.current.clone();
+                let doubt = self.doubt_that_gives(usize::MAX, hash_all(found));
+                if let Some(commit) = doubt {
+                    apply(&mut versions, &commit.writes);
+                }
+                versions
+            }
+        };
+        self.restart(versions);
+    }
+
+    /// A store that was found like this, and whose past is not known.
+    pub fn found(found: &Pairs) -> Self {
+        let mut oracle = Self::new();
+        oracle.restart(found.clone());
+        oracle
+    }
+
+    fn restart(&mut self, versions: Versions) {
+        self.visible = visible(&versions, self.now);
+        self.states = vec![hash_all(&self.visible)];
+        self.base = versions.clone();
+        self.current = versions;
         self.commits.clear();
         self.owed.clear();
         self.promises = vec![(0, 0)];
@@ -221,13 +324,17 @@ impl Oracle {
         self.written.contains(&hash_of(key, value))
     }
 
-    /// The state after the first `n` commits.
-    pub fn state(&self, n: usize) -> Pairs {
-        let mut pairs = self.base.clone();
+    fn versions(&self, n: usize) -> Versions {
+        let mut versions = self.base.clone();
         for commit in &self.commits[..n] {
-            apply(&mut pairs, &commit.writes);
+            apply(&mut versions, &commit.writes);
         }
-        pairs
+        versions
+    }
+
+    /// What is to be seen now of the state after the first `n` commits.
+    pub fn state(&self, n: usize) -> Pairs {
+        visible(&self.versions(n), self.now)
     }
 
     fn explain(&self, range: RangeInclusive<usize>, found: &Pairs) -> String {
@@ -254,10 +361,10 @@ impl Oracle {
 
 /// What differs, one line per key.
 pub(crate) fn differences(expected: &Pairs, found: &Pairs) -> Vec<String> {
-    let show = |pairs: &BTreeMap<Vec<u8>, Vec<u8>>, key: &[u8]| match pairs.get(key) {
+    let show = |pairs: &Pairs, key: &[u8]| match pairs.get(key) {
         None => "nothing".to_owned(),
-        Some(value) => format!(
-            "{} bytes starting {:02x?}",
+        Some(Version { value, expires_at }) => format!(
+            "{} bytes starting {:02x?}, expiring {expires_at:?}",
             value.len(),
             &value[..value.len().min(8)]
         ),

@@ -6,16 +6,19 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use kvs::testing::sim::{Change, Crash, Image, Outcome, SimFs, Survive};
 use kvs::testing::{Access, Engine, Fs, FsFile, open, open_by_clock};
-use kvs::{Batch, Compaction, Durability, Error, Options, Update};
+use kvs::{Batch, Compaction, Durability, Error, Expiry, Options, SetOptions, Update};
 
 use crate::check::{Pairs, images_agree, is_hint, pairs, strays, universe_holds, views_hold};
-use crate::op::{Fill, How, Op, SNAPSHOTS, ValueSpec, key};
-use crate::oracle::{Oracle, Write};
+use crate::op::{Fill, How, Only, Op, SNAPSHOTS, Span, ValueSpec, key};
+use crate::oracle::{Oracle, Version, Write};
 use crate::seen::{Taken, Walk};
+
+/// What the clock says when a run begins, in Unix milliseconds.
+const START_MS: u64 = 1_000_000_000_000;
 
 /// How the store is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +42,13 @@ impl Setup {
             .segment_bytes(64 << 10)
             // Little enough for snapshots to be given up.
             .pinned_bytes_max(256 << 10)
+            .default_ttl(self.default_ttl().map(Duration::from_millis))
+    }
+
+    /// Milliseconds that values live of which nothing is said: of some of the seeds that [`crate::setup`]
+    /// makes, none of those that are chosen by hand.
+    fn default_ttl(&self) -> Option<u64> {
+        (self.seed >= 1 << 16 && self.seed.is_multiple_of(4)).then_some(70)
     }
 }
 
@@ -162,6 +172,12 @@ pub struct Runner {
     level: Durability,
     /// Milliseconds.
     clock: Arc<AtomicU64>,
+    /// What the system's clock says, in Unix milliseconds.
+    wall: Arc<AtomicU64>,
+    /// The latest that it ever said: by this keys expire.
+    now: u64,
+    /// With the clock of this process.
+    options: Options,
     fs: SimFs,
     engine: Option<Arc<Engine<SimFs>>>,
     oracle: Oracle,
@@ -196,6 +212,9 @@ impl Runner {
             setup,
             level: setup.durability,
             clock: Arc::default(),
+            wall: Arc::new(AtomicU64::new(START_MS)),
+            now: START_MS,
+            options: setup.options(),
             fs,
             engine: None,
             oracle: Oracle::new(),
@@ -207,9 +226,47 @@ impl Runner {
             taken: Default::default(),
             walk: None,
         };
+        runner.oracle.set_now(START_MS);
+        runner.begin_process();
         let opened = runner.open().and_then(|()| runner.same());
         opened.map_err(|message| Failure { step: 0, message })?;
         Ok(runner)
+    }
+
+    /// Options as the store was opened with, at a time that stands still: now.
+    pub fn options(&self) -> Options {
+        let now = UNIX_EPOCH + Duration::from_millis(self.now);
+        self.setup.options().clock(move || now)
+    }
+
+    /// Another process has another clock. What an earlier one was told it does not know; here the
+    /// system's clock is set right before it begins.
+    fn begin_process(&mut self) {
+        self.wall.store(self.now, Ordering::Relaxed);
+        let wall = Arc::clone(&self.wall);
+        let now = move || UNIX_EPOCH + Duration::from_millis(wall.load(Ordering::Relaxed));
+        self.options = self.setup.options().clock(now);
+    }
+
+    /// L-1: the clock was set; the store is told, and goes by the latest time there ever was.
+    fn clock_was_set(&mut self) -> Result<(), String> {
+        self.now = self.now.max(self.wall.load(Ordering::Relaxed));
+        self.oracle.set_now(self.now);
+        if let Some(walk) = &mut self.walk {
+            walk.reopened(self.oracle.current());
+        }
+        match self.engine().wall_clock_ms() {
+            said if said == self.now => Ok(()),
+            said => Err(format!("it is {} and the store says {said}", self.now)),
+        }
+    }
+
+    /// A version that is written now and of whose expiry nothing is said.
+    fn version(&self, value: Vec<u8>) -> Version {
+        Version {
+            value,
+            expires_at: self.setup.default_ttl().map(|ttl| self.now + ttl),
+        }
     }
 
     /// Its disk.
@@ -255,7 +312,7 @@ impl Runner {
         match op {
             Op::Set { key: id, value } => {
                 let (key, value) = (key(*id), self.value(*value));
-                let write = vec![(key.clone(), Some(value.clone()))];
+                let write = vec![(key.clone(), Some(self.version(value.clone())))];
                 let level = self.level;
                 self.write(write, |engine| engine.set_at(level, &key, &value))
             }
@@ -266,11 +323,44 @@ impl Runner {
             } => {
                 let (key, value) = (key(*id), self.value(*value));
                 let at = if *past { 1 } else { u64::MAX };
-                let write = vec![(key.clone(), (!past).then(|| value.clone()))];
+                let version = Version {
+                    value: value.clone(),
+                    expires_at: Some(at),
+                };
+                let write = vec![(key.clone(), Some(version))];
                 let level = self.level;
                 self.write(write, |engine| {
                     engine.set_expiring_at(level, &key, &value, at)
                 })
+            }
+            Op::SetWith {
+                key: id,
+                value,
+                span,
+                only,
+            } => {
+                let value = self.value(*value);
+                self.set_with(key(*id), value, *span, *only)
+            }
+            Op::Expire { key: id, ms } => self.expire(key(*id), *ms),
+            Op::BatchExpiring(writes) => {
+                let mut batch = Batch::new();
+                let mut told: Vec<Write> = Vec::new();
+                for (id, value, ms) in writes {
+                    let (key, value) = (key(*id), self.value(*value));
+                    let at = self.now + u64::from(*ms);
+                    batch.set_with_expiry(&key, &value, Expiry::At(at));
+                    let expires_at = Some(at);
+                    told.push((key, Some(Version { value, expires_at })));
+                }
+                let level = self.level;
+                self.write(told, |engine| engine.write_at(level, &batch))
+            }
+            Op::ClockBack { ms } => {
+                let wall = self.wall.load(Ordering::Relaxed);
+                let back = wall.saturating_sub(u64::from(*ms));
+                self.wall.store(back, Ordering::Relaxed);
+                self.clock_was_set()
             }
             Op::Remove { key: id } => {
                 let key = key(*id);
@@ -295,7 +385,7 @@ impl Runner {
                         Some(value) => batch.set(&key, value),
                         None => batch.remove(&key),
                     };
-                    told.push((key, value));
+                    told.push((key, value.map(|value| self.version(value))));
                 }
                 let level = self.level;
                 self.write(told, |engine| engine.write_at(level, &batch))
@@ -308,7 +398,8 @@ impl Runner {
             }
             Op::Wait { ms } => {
                 self.clock.fetch_add(u64::from(*ms), Ordering::Relaxed);
-                Ok(())
+                self.wall.fetch_add(u64::from(*ms), Ordering::Relaxed);
+                self.clock_was_set()
             }
             Op::ReadAll => {
                 self.note_calls();
@@ -342,6 +433,7 @@ impl Runner {
                 self.engine = None;
                 self.taken = Default::default();
                 self.fs.clear_faults();
+                self.begin_process();
                 self.open()?;
                 self.recovered()
             }
@@ -377,7 +469,8 @@ impl Runner {
 
     /// Does one, and compares its answer with what the oracle makes of the key.
     fn update(&mut self, key: Vec<u8>, how: How) -> Result<(), String> {
-        let old = self.oracle.current().get(&key).cloned();
+        let old = self.oracle.current().get(&key);
+        let old = old.map(|version| version.value.clone());
         let level = self.level;
         // What it is to answer, and to write if anything.
         let (answer, new): (Answer, Option<Option<Vec<u8>>>) = match how {
@@ -401,7 +494,11 @@ impl Runner {
                 Err(answer) => (answer, None),
             },
         };
-        let write = new.clone().map(|new| (key.clone(), new));
+        let version = |value| match (how, self.oracle.expiry(&key)) {
+            (How::Add(_), Some(expires_at)) => Version { value, expires_at },
+            _ => self.version(value),
+        };
+        let write = new.clone().map(|new| (key.clone(), new.map(version)));
         let mut said = None;
         self.write(write.into_iter().collect(), |engine| {
             let wanted = new.flatten();
@@ -455,8 +552,10 @@ impl Runner {
         let was_refusing = self.sync_failed;
         let result = self.engine().load(pairs.iter().cloned().map(Ok));
         let failed_now = self.failed_syncs();
-        let writes = pairs.into_iter().map(|(key, value)| (key, Some(value)));
-        let writes: Vec<Write> = writes.collect();
+        let versions = pairs
+            .into_iter()
+            .map(|(key, value)| (key, Some(self.version(value))));
+        let writes: Vec<Write> = versions.collect();
         match result {
             Ok(report) => {
                 if (was_refusing || failed_now) && !writes.is_empty() {
@@ -528,7 +627,12 @@ impl Runner {
                 }),
             true => match self.engine().scan_pairs(walk.cursor, count) {
                 Ok((next, pairs)) => {
-                    let of = |key: &[u8]| self.oracle.current().get(key).map(Vec::as_slice);
+                    let of = |key: &[u8]| {
+                        self.oracle
+                            .current()
+                            .get(key)
+                            .map(|version| &version.value[..])
+                    };
                     if let Some((key, _)) = pairs.iter().find(|(k, v)| of(k) != Some(&v[..])) {
                         return Err(format!("{key:?} came with another value"));
                     }
@@ -549,6 +653,74 @@ impl Runner {
                 Ok(())
             }
             Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Does it, and compares its answer.
+    fn set_with(
+        &mut self,
+        key: Vec<u8>,
+        value: Vec<u8>,
+        span: Span,
+        only: Only,
+    ) -> Result<(), String> {
+        let old = self.oracle.expiry(&key);
+        let options = match span {
+            Span::Default => SetOptions::new(),
+            Span::Never => SetOptions::new().expiry(Expiry::Never),
+            Span::In(ms) => SetOptions::new().ttl(Duration::from_millis(ms.into())),
+            Span::Keep => SetOptions::new().keep_ttl(),
+        };
+        let (options, holds) = match only {
+            Only::Always => (options, true),
+            Only::Absent => (options.if_absent(), old.is_none()),
+            Only::Present => (options.if_present(), old.is_some()),
+        };
+        let mut version = self.version(value.clone());
+        match (span, old) {
+            (Span::Never, _) => version.expires_at = None,
+            (Span::In(ms), _) => version.expires_at = Some(self.now + u64::from(ms)),
+            (Span::Keep, Some(at)) => version.expires_at = at,
+            (Span::Default | Span::Keep, _) => {}
+        }
+        let write = holds.then(|| (key.clone(), Some(version)));
+        let mut said = holds;
+        let level = self.level;
+        self.write(write.into_iter().collect(), |engine| {
+            let done = engine.set_with(level, &key, &value, &options);
+            done.map(|done| said = done)
+        })?;
+        match said == holds {
+            true => self.look_at(&key),
+            false => Err(format!("it said {said}")),
+        }
+    }
+
+    /// Does it, and compares its answer.
+    fn expire(&mut self, key: Vec<u8>, ms: Option<u16>) -> Result<(), String> {
+        let old = self.oracle.expiry(&key);
+        let new = ms.map(|ms| self.now + u64::from(ms));
+        let answer = match (old, new) {
+            (None, _) | (Some(None), None) => false,
+            (Some(_), _) => true,
+        };
+        let version = self.oracle.current().get(&key).map(|version| Version {
+            value: version.value.clone(),
+            expires_at: new,
+        });
+        let write = (answer && old != Some(new)).then(|| (key.clone(), version));
+        let mut said = answer;
+        let level = self.level;
+        self.write(write.into_iter().collect(), |engine| {
+            let done = match new {
+                Some(at) => engine.expire_at(level, &key, at),
+                None => engine.persist(level, &key),
+            };
+            done.map(|done| said = done)
+        })?;
+        match said == answer {
+            true => self.look_at(&key),
+            false => Err(format!("it said {said}")),
         }
     }
 
@@ -692,9 +864,10 @@ impl Runner {
 
     /// A key shows its newest acknowledged value, or the store refuses to tell after a failure.
     fn look_at(&self, key: &[u8]) -> Result<(), String> {
+        let expected = self.oracle.current().get(key);
         match self.engine().get(key) {
-            Ok(found) if found.as_deref() == self.oracle.current().get(key).map(Vec::as_slice) => {
-                Ok(())
+            Ok(found) if found.as_deref() == expected.map(|version| &version.value[..]) => {
+                self.look_at_expiry(key)
             }
             Ok(found) => Err(format!(
                 "afterwards {:?} has {:02x?}",
@@ -703,6 +876,23 @@ impl Runner {
             )),
             Err(Error::Poisoned) if self.troubled => Ok(()),
             Err(error) => Err(format!("get: {error}")),
+        }
+    }
+
+    /// A key expires when it was told to.
+    fn look_at_expiry(&self, key: &[u8]) -> Result<(), String> {
+        let expected = self.oracle.expiry(key);
+        let said = match self.engine().expires_at(key) {
+            Ok(said) => said.map(|expiry| match expiry {
+                Expiry::Never => None,
+                Expiry::At(ms) => Some(ms),
+            }),
+            Err(Error::Poisoned) if self.troubled => return Ok(()),
+            Err(error) => return Err(format!("expires_at: {error}")),
+        };
+        match said == expected {
+            true => Ok(()),
+            false => Err(format!("it expires at {said:?}, not {expected:?}")),
         }
     }
 
@@ -772,7 +962,7 @@ impl Runner {
         if closed {
             self.oracle.promise(self.fs.log_len());
             let image = self.fs.snapshot();
-            images_agree(&image, &self.setup.options(), self.oracle.current())?;
+            images_agree(&image, &self.options(), self.oracle.current())?;
         }
         self.open()?;
         self.recovered()
@@ -791,7 +981,7 @@ impl Runner {
 
     /// Opens; if a call failed, once more without.
     fn open(&mut self) -> Result<(), String> {
-        let options = self.setup.options();
+        let options = self.options.clone();
         let engine = match self.open_once(&options) {
             Ok(engine) => engine,
             Err(error) => {
@@ -825,14 +1015,15 @@ impl Runner {
         // The cut may have been before the store was created: then its hashes are others.
         self.walk = None;
         self.fs = SimFs::from_image(image);
-        let options = self.setup.options();
+        self.begin_process();
+        let options = self.options.clone();
         let engine = self.open_once(&options);
         let engine = engine.map_err(|error| format!("opening the image: {error}"))?;
         let found = pairs(&engine)?;
         self.engine = Some(engine);
         let n = self.oracle.survived(cut, &found)?;
         debug_assert!(n <= self.oracle.commits() + 1);
-        self.oracle.restarted(&found);
+        self.oracle.restarted(n, &found);
         self.looked = 0;
         self.sync_failed = false;
         self.troubled = false;
@@ -889,12 +1080,8 @@ impl Runner {
         let found = match seen.entry(image.digest()) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
-                let engine = open(
-                    SimFs::from_image(image),
-                    &self.setup.options(),
-                    u64::MAX / 2,
-                )
-                .map_err(|error| format!("it does not open: {error}"))?;
+                let engine = open(SimFs::from_image(image), &self.options(), u64::MAX / 2)
+                    .map_err(|error| format!("it does not open: {error}"))?;
                 new.insert(pairs(&engine)?)
             }
         };

@@ -52,14 +52,18 @@ impl Walk {
 
     /// These were committed.
     pub(crate) fn note(&mut self, writes: &[Write]) {
-        for (key, value) in writes {
-            if value.is_none() {
+        for (key, version) in writes {
+            // Also one that is over already.
+            if version
+                .as_ref()
+                .is_none_or(|version| version.expires_at.is_some())
+            {
                 self.always.remove(key);
             }
         }
     }
 
-    /// The store was opened again, and this is in it.
+    /// The store was opened again, or time has passed, and this is in it.
     pub(crate) fn reopened(&mut self, current: &Pairs) {
         self.always.retain(|key| current.contains_key(key));
     }

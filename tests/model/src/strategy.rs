@@ -6,7 +6,7 @@ use kvs::testing::sim::{Contents, Effect, Errno, Fault, Survive};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::op::{Fill, How, Level, Op, Strike, ValueSpec};
+use crate::op::{Fill, How, Level, Only, Op, Span, Strike, ValueSpec};
 use crate::runner::Setup;
 
 fn key_id() -> impl Strategy<Value = u8> {
@@ -88,6 +88,29 @@ fn op() -> impl Strategy<Value = Op> {
     let set = (key_id(), value()).prop_map(|(key, value)| Op::Set { key, value });
     let expiring = (key_id(), value(), any::<bool>())
         .prop_map(|(key, value, past)| Op::SetExpiring { key, value, past });
+    let span = || {
+        prop_oneof![
+            1 => Just(Span::Default),
+            1 => Just(Span::Never),
+            2 => Just(Span::Keep),
+            4 => (0u16..150).prop_map(Span::In),
+        ]
+    };
+    let only = prop_oneof![
+        3 => Just(Only::Always),
+        1 => Just(Only::Absent),
+        1 => Just(Only::Present),
+    ];
+    let set_with =
+        (key_id(), value(), span(), only).prop_map(|(key, value, span, only)| Op::SetWith {
+            key,
+            value,
+            span,
+            only,
+        });
+    let expire = (key_id(), proptest::option::weighted(0.8, 0u16..150))
+        .prop_map(|(key, ms)| Op::Expire { key, ms });
+    let expiring_batch = vec((key_id(), value(), 0u16..150), 1..4).prop_map(Op::BatchExpiring);
     let one = (key_id(), proptest::option::weighted(0.7, value()));
     let update = (key_id(), how()).prop_map(|(key, how)| Op::Update { key, how });
     // Mostly of keys that little else is done to.
@@ -106,7 +129,11 @@ fn op() -> impl Strategy<Value = Op> {
         6 => any::<u8>().prop_map(|slot| Op::ReadSnapshot { slot }),
         3 => any::<u8>().prop_map(|slot| Op::DropSnapshot { slot }),
         24 => (0u8..6, any::<bool>()).prop_map(|(count, pairs)| Op::Scan { count, pairs }),
-        6 => expiring,
+        4 => expiring,
+        16 => set_with,
+        12 => expire,
+        3 => expiring_batch,
+        3 => (0u16..200).prop_map(|ms| Op::ClockBack { ms }),
         24 => key_id().prop_map(|key| Op::Remove { key }),
         14 => vec(one, 0..6).prop_map(Op::Batch),
         8 => vec((key_id(), value()), 0..12).prop_map(Op::Load),
