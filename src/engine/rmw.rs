@@ -303,7 +303,55 @@ fn integer(text: &[u8]) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::{Duration, UNIX_EPOCH};
+
     use super::*;
+    use crate::engine::config::Config;
+    use crate::engine::expiry::SetOptions;
+    use crate::engine::options::Options;
+    use crate::storage::real::RealFs;
+
+    /// A version that is stored but not yet durable, and expires meanwhile.
+    #[test]
+    fn a_pending_version_that_expires_is_not_there_for_an_update() {
+        let time = Arc::new(AtomicU64::new(1_000));
+        let clock = Arc::clone(&time);
+        let now = move || UNIX_EPOCH + Duration::from_millis(clock.load(Ordering::SeqCst));
+        let options = Options::new().clock(now);
+        let engine = Engine::open(RealFs::in_memory(), Config::new(&options)).unwrap();
+        engine.set(b"k", b"old").unwrap();
+        // As long as this thread leads, nothing becomes durable.
+        assert!(engine.commit.wait_or_lead(1_000).unwrap());
+        let mut asked = Vec::new();
+        std::thread::scope(|scope| {
+            let setter = scope.spawn(|| {
+                let soon = SetOptions::new().expires_at(2_000);
+                engine.set_with(Durability::Sync, b"k", b"new", &soon)
+            });
+            while engine.section.lock().pending.is_empty() {
+                std::thread::yield_now();
+            }
+            assert_eq!(engine.get(b"k").unwrap().unwrap(), b"old");
+            time.store(2_000, Ordering::SeqCst);
+            let updater = scope.spawn(|| {
+                engine.fetch_update(Durability::Os, b"k", |old| {
+                    asked.push(old.map(<[u8]>::to_vec));
+                    Update::Set(b"after".to_vec())
+                })
+            });
+            while engine.section.lock().next_lsn < 5 {
+                std::thread::yield_now();
+            }
+            engine.commit.stop_leading();
+            assert!(setter.join().unwrap().unwrap());
+            assert!(updater.join().unwrap().unwrap().is_none());
+        });
+        assert_eq!(asked, [Some(b"old".to_vec()), None]);
+        assert_eq!(engine.get(b"k").unwrap().unwrap(), b"after");
+        engine.close_within(Duration::ZERO).unwrap();
+    }
 
     #[test]
     fn an_integer_is_what_an_integer_prints() {
