@@ -394,6 +394,17 @@ impl Store {
         self.engine.expire_in(self.level, key.as_ref(), ttl)
     }
 
+    /// The time by which keys expire, in Unix milliseconds: see [`Options::clock`].
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        self.engine.now_ms()
+    }
+
+    /// How long values live of which nothing is said: see [`Options::default_ttl`].
+    pub(crate) fn default_ttl_ms(&self) -> Option<u64> {
+        self.engine.config.default_ttl
+    }
+
     /// Lets `key` live for ever; false if it has no value or does so already.
     ///
     /// Cost and durability: as [`Store::expire_at`].

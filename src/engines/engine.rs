@@ -9,8 +9,7 @@
 //! | compare-and-swap | no | yes | no |
 //! | stats | yes | yes | no |
 //! | compact, verify, checkpoint | yes | no | no |
-//! | cursor | yes | no | no |
-//! | expiry | no | no | no |
+//! | cursor, expiry | yes | no | no |
 //!
 //! Elsewhere: which command needs which operation (`server`).
 
@@ -289,6 +288,20 @@ pub trait Engine: Clone + Send + Sync + 'static {
         unsupported(Operation::Cursor)
     }
 
+    /// The time by which values end, in milliseconds since 1970.
+    fn now_ms(&self) -> u64 {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since.map_or(0, |since| {
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        })
+    }
+
+    /// How long a value is to live of which nothing is said, in milliseconds; `None`: for ever. Whoever
+    /// sets a value says when it ends, so it is asked first.
+    fn default_ttl_ms(&self) -> Option<u64> {
+        None
+    }
+
     /// When `key` ends, in milliseconds since 1970: `None` if it has no value, `Some(None)` if it
     /// never does.
     ///
@@ -299,7 +312,8 @@ pub trait Engine: Clone + Send + Sync + 'static {
         unsupported(Operation::Expiry)
     }
 
-    /// Lets the value of `key` end then (`None`: never); false if it has none.
+    /// Lets the value of `key` end then (`None`: never); false if it has none. A time that is over
+    /// removes it.
     ///
     /// # Errors
     /// As [`Engine::set`].

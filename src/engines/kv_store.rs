@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use crate::engine::Ticket as Place;
 use crate::engines::engine::{
-    Engine, EngineError, EngineResult, Figures, Newest, Operation, SetOptions, Ticket, Visit,
+    Engine, EngineResult, Figures, Newest, Operation, SetOptions, Ticket, Visit,
 };
 use crate::engines::kvs_engine::{EngineVisitor, KvsEngine};
-use crate::{Batch, Compaction, Cursor, Error, Options, Result, Store, Value};
+use crate::{Batch, Compaction, Cursor, Error, Expiry, Options, Result, Store, Value};
 
 /// A persistent map from `String` to `String`, with the signatures of the PingCAP course.
 ///
@@ -119,6 +119,17 @@ fn micros(time: std::time::Duration) -> u64 {
 /// Longest key of the file format.
 const KEY_BYTES_MAX: usize = kvs_format::KEY_BYTES_MAX;
 
+fn expiry(at_ms: Option<u64>) -> Expiry {
+    at_ms.map_or(Expiry::Never, Expiry::At)
+}
+
+fn ends(expiry: Expiry) -> Option<u64> {
+    match expiry {
+        Expiry::Never => None,
+        Expiry::At(ms) => Some(ms),
+    }
+}
+
 impl Engine for KvStore {
     type Value = Value;
 
@@ -127,10 +138,12 @@ impl Engine for KvStore {
     }
 
     fn supports(&self, operation: Operation) -> bool {
-        use Operation::{Append, Batch, Checkpoint, Compact, Cursor, Len, Scan, Stats, Verify};
+        use Operation::{
+            Append, Batch, Checkpoint, Compact, Cursor, Expiry, Len, Scan, Stats, Verify,
+        };
         matches!(
             operation,
-            Append | Batch | Checkpoint | Compact | Cursor | Len | Scan | Stats | Verify
+            Append | Batch | Checkpoint | Compact | Cursor | Expiry | Len | Scan | Stats | Verify
         )
     }
 
@@ -143,11 +156,29 @@ impl Engine for KvStore {
     }
 
     fn set(&self, key: &[u8], value: &[u8], options: SetOptions) -> EngineResult<()> {
-        if options.expires_at_ms.is_some() {
-            let operation = Operation::Expiry;
-            return Err(EngineError::Unsupported { operation });
-        }
-        Ok(self.store.set(key, value)?)
+        let expiry = expiry(options.expires_at_ms);
+        let options = crate::SetOptions::new().expiry(expiry);
+        self.store.set_with(key, value, &options)?;
+        Ok(())
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.store.now_ms()
+    }
+
+    fn default_ttl_ms(&self) -> Option<u64> {
+        self.store.default_ttl_ms()
+    }
+
+    fn expires_at(&self, key: &[u8]) -> EngineResult<Option<Option<u64>>> {
+        Ok(self.store.expires_at(key)?.map(ends))
+    }
+
+    fn expire(&self, key: &[u8], at_ms: Option<u64>) -> EngineResult<bool> {
+        Ok(match at_ms {
+            Some(ms) => self.store.expire_at(key, ms)?,
+            None => self.store.persist(key)? || self.store.contains_key(key)?,
+        })
     }
 
     fn remove(&self, key: &[u8]) -> EngineResult<bool> {
@@ -212,6 +243,7 @@ impl Engine for KvStore {
             ("keys", stats.keys),
             ("live_bytes", stats.live_bytes),
             ("dead_bytes", stats.dead_bytes),
+            ("expired_bytes", stats.expired_bytes),
             ("pinned_bytes", stats.pinned_bytes),
             ("index_bytes", stats.index_bytes),
             ("disk_bytes", stats.disk_bytes),
@@ -248,6 +280,7 @@ impl Engine for KvStore {
             ("bytes_before", report.bytes_before),
             ("bytes_after", report.bytes_after),
             ("records_moved", report.records_moved),
+            ("records_expired", report.records_expired),
             ("tombstones_kept", report.tombstones_kept),
         ])
     }

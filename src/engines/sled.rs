@@ -88,6 +88,11 @@ impl Engine for SledKvsEngine {
     }
 
     fn write(&self, batch: &Batch) -> EngineResult<()> {
+        let expires = |expiry| matches!(expiry, Some(crate::Expiry::At(_)));
+        if batch.entries().any(|(_, _, expiry)| expires(expiry)) {
+            let operation = Operation::Expiry;
+            return Err(EngineError::Unsupported { operation });
+        }
         let mut theirs = sled::Batch::default();
         for (key, value) in batch.operations() {
             match value {

@@ -28,7 +28,7 @@
 //! | `KVS.STATS` | stats | yes | yes | no |
 //! | `KVS.COMPACT` `KVS.VERIFY` `KVS.CHECKPOINT` | compact, verify, checkpoint | yes | no | no |
 //! | `SCAN` | cursor | yes | no | no |
-//! | `EXPIRE` `PEXPIRE` `EXPIREAT` `PEXPIREAT` `PERSIST` `TTL` `PTTL` `EXPIRETIME` `PEXPIRETIME` `SETEX` `PSETEX`, `SET` and `GETEX` with a time | expiry | no | no | no |
+//! | `EXPIRE` `PEXPIRE` `EXPIREAT` `PEXPIREAT` `PERSIST` `TTL` `PTTL` `EXPIRETIME` `PEXPIRETIME` `SETEX` `PSETEX`, `SET` and `GETEX` with a time | expiry | yes | no | no |
 //!
 //! Elsewhere: the bytes (`protocol`), what an engine can (`engines`), who runs jobs
 //! (`thread_pool`), the other side (`client`).

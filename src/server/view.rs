@@ -10,8 +10,8 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-use crate::Batch;
 use crate::engines::{Engine, EngineResult, Operation, SetOptions, Ticket};
+use crate::{Batch, Expiry};
 
 /// A value that was read.
 pub enum Found<V> {
@@ -37,12 +37,19 @@ impl<V: AsRef<[u8]>> Found<V> {
     }
 }
 
+/// A value of the burst, and when it ends in milliseconds since 1970.
+#[derive(Clone)]
+struct Changed {
+    value: Vec<u8>,
+    ends: Option<u64>,
+}
+
 /// See the head of this file.
 pub struct View<'a, E> {
     pub engine: &'a E,
     /// Reads see what is appended and not durable yet.
     deep: bool,
-    changes: HashMap<Vec<u8>, Option<Vec<u8>>>,
+    changes: HashMap<Vec<u8>, Option<Changed>>,
     /// What the answers since this was last asked rest on.
     rests: Rests,
     /// The last of what must be waited for.
@@ -86,11 +93,16 @@ impl<'a, E: Engine> View<'a, E> {
             return self.engine.get(key);
         }
         let newest = self.engine.newest(key)?;
-        if newest.ticket.is_some() {
-            self.rests.on_appended = true;
-            self.ticket = self.ticket.max(newest.ticket);
-        }
+        self.rest_on(newest.ticket);
         Ok(newest.value)
+    }
+
+    /// What was read must be waited for.
+    fn rest_on(&mut self, ticket: Option<Ticket>) {
+        if ticket.is_some() {
+            self.rests.on_appended = true;
+            self.ticket = self.ticket.max(ticket);
+        }
     }
 
     /// Waits until all that was read is durable: from then on the engine shows it to everybody.
@@ -115,7 +127,7 @@ impl<'a, E: Engine> View<'a, E> {
             && let Some(change) = self.changes.get(key)
         {
             self.rests.on_changes = true;
-            return Ok(change.clone().map(Found::Changed));
+            return Ok(change.clone().map(|changed| Found::Changed(changed.value)));
         }
         Ok(self.stored(key)?.map(Found::Stored))
     }
@@ -130,7 +142,46 @@ impl<'a, E: Engine> View<'a, E> {
         Ok(self.stored(key)?.is_some())
     }
 
+    /// Stores a value that lives as long as values do of which nothing is said.
     pub fn set(&mut self, key: &[u8], value: Vec<u8>) -> EngineResult<()> {
+        let ttl = self.engine.default_ttl_ms();
+        let ends = ttl.map(|ttl| self.engine.now_ms().saturating_add(ttl));
+        self.set_ending(key, value, ends)
+    }
+
+    /// Stores a value that ends when the one before did.
+    pub fn set_keeping(&mut self, key: &[u8], value: Vec<u8>) -> EngineResult<()> {
+        match self.ends(key)? {
+            Some(ends) => self.set_ending(key, value, ends),
+            None => self.set(key, value),
+        }
+    }
+
+    /// When the value of `key` ends: `None` if it has none, `Some(None)` if it never does.
+    pub fn ends(&mut self, key: &[u8]) -> EngineResult<Option<Option<u64>>> {
+        if let Some(change) = self.changes.get(key) {
+            self.rests.on_changes = true;
+            return Ok(change.as_ref().map(|changed| changed.ends));
+        }
+        if !self.engine.supports(Operation::Expiry) {
+            return Ok(self.stored(key)?.map(|_| None));
+        }
+        if !self.deep {
+            return self.engine.expires_at(key);
+        }
+        let newest = self.engine.newest(key)?;
+        self.rest_on(newest.ticket);
+        Ok(newest.value.map(|_| newest.expires_at_ms))
+    }
+
+    /// Stores a value that ends at this millisecond since 1970 (`None`: never); one that is over is
+    /// removed.
+    pub fn set_ending(
+        &mut self,
+        key: &[u8],
+        value: Vec<u8>,
+        ends: Option<u64>,
+    ) -> EngineResult<()> {
         let max = self.engine.key_bytes_max();
         if key.len() > max {
             // Here, so that one key does not spoil the batch.
@@ -138,7 +189,12 @@ impl<'a, E: Engine> View<'a, E> {
             return Err(crate::Error::KeyTooLong { len, max }.into());
         }
         self.rests.on_changes = true;
-        self.changes.insert(key.to_vec(), Some(value));
+        if ends.is_some_and(|ends| ends <= self.engine.now_ms()) {
+            self.remove(key)?;
+            return Ok(());
+        }
+        self.changes
+            .insert(key.to_vec(), Some(Changed { value, ends }));
         Ok(())
     }
 
@@ -226,7 +282,12 @@ impl<'a, E: Engine> View<'a, E> {
         if !self.engine.supports(Operation::Batch) {
             for (key, change) in changes {
                 match change {
-                    Some(value) => self.engine.set(key, value, SetOptions::default())?,
+                    Some(Changed { value, ends }) => {
+                        let options = SetOptions {
+                            expires_at_ms: *ends,
+                        };
+                        self.engine.set(key, value, options)?;
+                    }
                     None => drop(self.engine.remove(key)?),
                 }
             }
@@ -238,7 +299,10 @@ impl<'a, E: Engine> View<'a, E> {
         let mut batch = Batch::new();
         for (key, change) in changes {
             match change {
-                Some(value) => batch.set(key, value),
+                Some(Changed { value, ends }) => {
+                    let expiry = ends.map_or(Expiry::Never, Expiry::At);
+                    batch.set_with_expiry(key, value, expiry)
+                }
                 None => batch.remove(key),
             };
         }

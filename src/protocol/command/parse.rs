@@ -206,18 +206,23 @@ fn parse<'a>(spec: &'static Spec, rest: &[&'a [u8]]) -> Result<Command<'a>> {
     })
 }
 
+/// Milliseconds since 1970 that now will not be beyond for centuries: added to it, a time to live must
+/// still be a number.
+const NOW_MS_MAX: i64 = 1 << 44;
+
 /// So many units from now.
 fn after(spec: &'static Spec, time: &[u8], unit: i64) -> Result<Expire> {
     let millis = number(time)?.checked_mul(unit);
+    let millis = millis.filter(|millis| *millis <= i64::MAX - NOW_MS_MAX);
     let bad = CommandError::ExpireTime { command: spec.name };
     Ok(Expire::After(millis.ok_or(bad)?))
 }
 
 /// At so many units since 1970.
 fn at(spec: &'static Spec, time: &[u8], unit: i64) -> Result<Expire> {
-    match after(spec, time, unit)? {
-        Expire::After(millis) | Expire::At(millis) => Ok(Expire::At(millis)),
-    }
+    let millis = number(time)?.checked_mul(unit);
+    let bad = CommandError::ExpireTime { command: spec.name };
+    Ok(Expire::At(millis.ok_or(bad)?))
 }
 
 /// A time to live of a value that is being stored is never in the past.

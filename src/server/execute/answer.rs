@@ -1,8 +1,9 @@
 //! How an answer is made, and a refusal.
 
 use crate::engines::{Engine, EngineError, Operation};
+use crate::protocol::command::Expire;
 use crate::protocol::{CommandError, Reply};
-use crate::server::view::Found;
+use crate::server::view::{Found, View};
 
 /// A reply that may hold a value of the engine.
 pub type ReplyOf<E> = Reply<<E as Engine>::Value>;
@@ -44,10 +45,23 @@ pub fn unsupported<E: Engine>(engine: &E, operation: Operation) -> ReplyOf<E> {
     ))
 }
 
-/// No engine has it yet, so no command asks for it yet.
-pub fn no_expiry() -> Refusal {
-    let operation = Operation::Expiry;
-    EngineError::Unsupported { operation }.into()
+/// Refuses what needs keys that expire where the engine has none.
+pub fn needs_expiry<E: Engine>(view: &View<'_, E>) -> Result<(), EngineError> {
+    match view.engine.supports(Operation::Expiry) {
+        true => Ok(()),
+        false => Err(EngineError::Unsupported {
+            operation: Operation::Expiry,
+        }),
+    }
+}
+
+/// The millisecond since 1970 that a command means, if it is now `now`. A time before 1970 is over as
+/// any other that is; a time beyond counting is the last.
+pub fn absolute(expire: Expire, now: u64) -> u64 {
+    match expire {
+        Expire::At(ms) => u64::try_from(ms).unwrap_or(0),
+        Expire::After(ms) => now.saturating_add_signed(ms),
+    }
 }
 
 /// A value, or that there is none.

@@ -61,7 +61,8 @@ pub fn rename<E: Engine>(
     }
     // To its own name nothing happens, also for those who watch.
     if from != to {
-        view.set(to, bytes)?;
+        let ends = view.ends(from)?.flatten();
+        view.set_ending(to, bytes, ends)?;
         view.remove(from)?;
     }
     Ok(match if_absent {
@@ -80,7 +81,8 @@ pub fn copy<E: Engine>(view: &mut View<'_, E>, from: &[u8], to: &[u8], replace: 
     if !replace && view.contains(to)? {
         return Ok(Reply::flag(false));
     }
-    view.set(to, found.into_vec())?;
+    let ends = view.ends(from)?.flatten();
+    view.set_ending(to, found.into_vec(), ends)?;
     Ok(Reply::flag(true))
 }
 

@@ -17,13 +17,14 @@
 //! caller holds the stripes of their keys (`server::locks`).
 
 mod answer;
+mod expiry;
 mod keys;
 mod strings;
 
 use crate::engines::{Engine, EngineResult, Figures, Operation};
 use crate::protocol::Reply;
 use crate::protocol::command::{Command, Set, Ttl};
-use crate::server::execute::answer::{Answer, Refusal, no_expiry};
+use crate::server::execute::answer::{Answer, Refusal};
 use crate::server::view::View;
 
 pub use answer::{ReplyOf, engine_error, unsupported};
@@ -87,10 +88,14 @@ pub fn execute<E: Engine>(command: &Command<'_>, view: &mut View<'_, E>) -> Opti
         Command::RandomKey => keys::random(view),
         Command::Keys(pattern) => keys::keys(view, pattern),
         Command::Scan(ref scan) => keys::scan(view, scan),
-        Command::Expire { .. }
-        | Command::Persist(_)
-        | Command::Ttl { .. }
-        | Command::ExpireTime { .. } => Err(no_expiry()),
+        Command::Expire {
+            key,
+            expire,
+            condition,
+        } => expiry::expire(view, key, expire, condition),
+        Command::Persist(key) => expiry::persist(view, key),
+        Command::Ttl { key, millis } => expiry::ttl(view, key, millis),
+        Command::ExpireTime { key, millis } => expiry::time(view, key, millis),
         Command::DbSize => view.len().map(Reply::count).map_err(Refusal::from),
         Command::KvsStats => figures::<E>(view.engine.stats()),
         Command::KvsCompact => figures::<E>(view.engine.compact()),

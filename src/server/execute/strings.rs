@@ -3,7 +3,7 @@
 use crate::engines::{Engine, EngineError, Operation};
 use crate::protocol::command::{Cas, Set, SetIf, Ttl};
 use crate::protocol::{CommandError, Reply, float, integer};
-use crate::server::execute::answer::{Answer, no_expiry, value};
+use crate::server::execute::answer::{Answer, absolute, needs_expiry, value};
 use crate::server::view::View;
 
 /// Longest value that `APPEND` and `SETRANGE` make: the longest that a request can carry.
@@ -17,12 +17,11 @@ pub fn get<E: Engine>(view: &mut View<'_, E>, key: &[u8]) -> Answer<E> {
 }
 
 pub fn set<E: Engine>(view: &mut View<'_, E>, set: &Set<'_>) -> Answer<E> {
-    // No value has an end yet, so `KEEPTTL` keeps nothing.
     if matches!(set.ttl, Ttl::Expire(_)) {
-        return Err(no_expiry());
+        needs_expiry(view)?;
     }
     if set.condition.is_none() && !set.get {
-        view.set(set.key, set.value.to_vec())?;
+        store(view, set)?;
         return Ok(Reply::OK);
     }
     let old = view.get(set.key)?;
@@ -33,13 +32,26 @@ pub fn set<E: Engine>(view: &mut View<'_, E>, set: &Set<'_>) -> Answer<E> {
         Some(SetIf::Equal(wanted)) => old.as_ref().is_some_and(|old| old.bytes() == wanted),
     };
     if holds {
-        view.set(set.key, set.value.to_vec())?;
+        store(view, set)?;
     }
     Ok(match (set.get, holds) {
         (true, _) => value::<E>(old),
         (false, true) => Reply::OK,
         (false, false) => Reply::Null,
     })
+}
+
+fn store<E: Engine>(view: &mut View<'_, E>, set: &Set<'_>) -> Result<(), EngineError> {
+    let value = set.value.to_vec();
+    match set.ttl {
+        Ttl::Default => view.set(set.key, value),
+        Ttl::Keep => view.set_keeping(set.key, value),
+        Ttl::Persist => view.set_ending(set.key, value, None),
+        Ttl::Expire(expire) => {
+            let ends = absolute(expire, view.engine.now_ms());
+            view.set_ending(set.key, value, Some(ends))
+        }
+    }
 }
 
 pub fn set_nx<E: Engine>(view: &mut View<'_, E>, key: &[u8], value: &[u8]) -> Answer<E> {
@@ -59,10 +71,22 @@ pub fn get_del<E: Engine>(view: &mut View<'_, E>, key: &[u8]) -> Answer<E> {
 }
 
 pub fn get_ex<E: Engine>(view: &mut View<'_, E>, key: &[u8], ttl: Ttl) -> Answer<E> {
-    match ttl {
-        Ttl::Default => get(view, key),
-        Ttl::Keep | Ttl::Persist | Ttl::Expire(_) => Err(no_expiry()),
+    if ttl == Ttl::Default {
+        return get(view, key);
     }
+    needs_expiry(view)?;
+    let found = view.get(key)?;
+    let ends = match ttl {
+        Ttl::Default | Ttl::Keep => view.ends(key)?.flatten(),
+        Ttl::Persist => None,
+        Ttl::Expire(expire) => Some(absolute(expire, view.engine.now_ms())),
+    };
+    if let Some(found) = &found
+        && view.ends(key)? != Some(ends)
+    {
+        view.set_ending(key, found.bytes().to_vec(), ends)?;
+    }
+    Ok(value::<E>(found))
 }
 
 pub fn mget<E: Engine>(view: &mut View<'_, E>, keys: &[&[u8]]) -> Answer<E> {
@@ -123,7 +147,7 @@ pub fn append<E: Engine>(view: &mut View<'_, E>, key: &[u8], more: &[u8]) -> Ans
     }
     bytes.extend_from_slice(more);
     let len = bytes.len();
-    view.set(key, bytes)?;
+    view.set_keeping(key, bytes)?;
     Ok(Reply::count(len as u64))
 }
 
@@ -170,7 +194,7 @@ pub fn set_range<E: Engine>(
     bytes.resize(bytes.len().max(end), 0);
     bytes[end - new.len()..end].copy_from_slice(new);
     let len = bytes.len();
-    view.set(key, bytes)?;
+    view.set_keeping(key, bytes)?;
     Ok(Reply::count(len as u64))
 }
 
@@ -181,7 +205,7 @@ pub fn increment<E: Engine>(view: &mut View<'_, E>, key: &[u8], by: i64) -> Answ
     };
     let overflow = CommandError::Other("increment or decrement would overflow");
     let new = old.checked_add(by).ok_or(overflow)?;
-    view.set(key, new.to_string().into_bytes())?;
+    view.set_keeping(key, new.to_string().into_bytes())?;
     Ok(Reply::Integer(new))
 }
 
@@ -206,7 +230,7 @@ pub fn increment_float<E: Engine>(view: &mut View<'_, E>, key: &[u8], by: &[u8])
             sum.to_string()
         }
     };
-    view.set(key, sum.clone().into_bytes())?;
+    view.set_keeping(key, sum.clone().into_bytes())?;
     Ok(Reply::bulk(sum))
 }
 
