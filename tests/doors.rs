@@ -228,6 +228,22 @@ mod as_json {
             exists("none", NOT_FOUND),
             json!({"key": "none", "exists": false})
         );
+        let ttl = |key, code| object(run(&["ttl", key]).code(code));
+        let never = json!({"key": "k", "exists": true, "expires_at": null, "ttl_ms": null});
+        assert_eq!(ttl("k", 0), never);
+        assert_eq!(ttl("none", NOT_FOUND)["exists"], json!(false));
+        let expired = object(run(&["expire", "k", "--ms", "4000000000123"]).good());
+        assert_eq!(expired, json!({"key": "k", "exists": true}));
+        assert_eq!(ttl("k", 0)["expires_at"], json!(4_000_000_000_123_u64));
+        assert!(ttl("k", 0)["ttl_ms"].is_number());
+        let none = object(run(&["expire", "none", "1"]).code(NOT_FOUND));
+        assert_eq!(none, json!({"key": "none", "exists": false}));
+        let persist = |key, code| object(run(&["persist", key]).code(code));
+        let is =
+            |key, exists, persisted| json!({"key": key, "exists": exists, "persisted": persisted});
+        assert_eq!(persist("k", 0), is("k", true, true));
+        assert_eq!(persist("k", NOT_FOUND), is("k", true, false));
+        assert_eq!(persist("none", NOT_FOUND), is("none", false, false));
         assert_eq!(object(run(&["count"]).good()), json!({"count": 2}));
         assert_eq!(object(run(&["count", "b"]).good()), json!({"count": 1}));
         assert_eq!(
@@ -247,6 +263,7 @@ mod as_json {
         assert_eq!(segment["live_bytes"], stats["live_bytes"]);
         for field in [
             "dead_bytes",
+            "expired_bytes",
             "pinned_bytes",
             "index_bytes",
             "disk_bytes",

@@ -9,11 +9,14 @@ use std::process::{Command, Stdio};
 
 use cli_common::*;
 
-const VERBS: [&str; 21] = [
+const VERBS: [&str; 24] = [
     "get",
     "set",
     "rm",
     "exists",
+    "ttl",
+    "expire",
+    "persist",
     "scan",
     "keys",
     "count",

@@ -228,7 +228,6 @@ const FORMS: &[&str] = &[
     "SET k v [NX|XX|GET|KEEPTTL]",
     "SET k v [NX|XX] [GET]",
     "SET k v EXAT 4000000000",
-    "SET k v PXAT 1",
     "GETEX k [PERSIST]",
     "GETEX k PXAT 4100000000000",
     "EXPIREAT k 4200000000 [NX|XX|GT|LT]",

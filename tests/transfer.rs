@@ -448,22 +448,32 @@ mod kvx {
     }
 
     #[test]
-    fn what_has_expired_stays_away_and_what_will_expire_is_not_made_eternal() {
+    fn what_has_expired_stays_away_and_what_will_expire_does() {
         let dir = empty_dir();
         fed(dir.path(), ["import", "kvx"], &expiring(1)).good();
         assert_eq!(content(dir.path()), pairs([("a", "1"), ("c", "3")]));
         let dir = empty_dir();
-        fed(dir.path(), ["import", "kvx"], &expiring(u64::MAX))
-            .code(DAMAGED)
-            .says(&["standard input at offset 42: the pair expires"]);
-        assert_eq!(content(dir.path()), pairs([("a", "1")]));
-        let ran = fed(
-            dir.path(),
-            ["import", "kvx", "--keep-going"],
-            &expiring(u64::MAX),
+        let at = 4_000_000_000_123;
+        fed(dir.path(), ["import", "kvx"], &expiring(at)).good();
+        let expiries = |dir: &Path| -> Vec<kvs::Expiry> {
+            let store = kvs::Options::new().open(dir).unwrap();
+            let of = |key| store.expires_at(key).unwrap().unwrap();
+            ["a", "b", "c"].map(of).to_vec()
+        };
+        let expected = [kvs::Expiry::Never, kvs::Expiry::At(at), kvs::Expiry::Never];
+        assert_eq!(expiries(dir.path()), expected);
+        // And on to another store, in both formats that can say so.
+        for format in ["kvx", "ndjson"] {
+            let exported = run(dir.path(), ["export", format]).good().stdout;
+            let copy = empty_dir();
+            fed(copy.path(), ["import", format], &exported).good();
+            assert_eq!(expiries(copy.path()), expected, "{format}");
+        }
+        let line = run(dir.path(), ["export", "ndjson", "--prefix", "b"]).good();
+        assert_eq!(
+            line.text(),
+            "{\"key\":\"b\",\"value\":\"2\",\"expires_at\":4000000000123}\n"
         );
-        ran.code(NOT_FOUND);
-        assert_eq!(content(dir.path()), pairs([("a", "1"), ("c", "3")]));
     }
 
     #[test]

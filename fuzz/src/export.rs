@@ -102,14 +102,14 @@ fn forge(bytes: &mut [u8]) {
 /// Lines of JSON: no panic; what is read, written and read again is the same.
 pub fn ndjson(input: &[u8]) {
     for line in input.split(|byte| *byte == b'\n') {
-        let Ok(Some((key, value))) = json::parse(line) else {
+        let Ok(Some((key, value, expires_at))) = json::parse(line) else {
             continue;
         };
         let mut again = Vec::new();
-        json::write(&key, &value, &mut again);
+        json::write(&key, &value, expires_at, &mut again);
         assert_eq!(again.pop(), Some(b'\n'));
         assert!(!again.contains(&b'\n'));
-        assert_eq!(json::parse(&again), Ok(Some((key, value))));
+        assert_eq!(json::parse(&again), Ok(Some((key, value, expires_at))));
     }
 }
 

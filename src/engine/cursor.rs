@@ -89,6 +89,7 @@ fn placed(stripe: &Stripe, offset: u64, now: u64) -> Result<Option<Pair>, Decode
         key_len: u32::from(header.key_len),
         value_at: offset + key_at + u64::from(header.key_len),
         value_len: header.value_len,
+        expires: stamp.is_some(),
     }))
 }
 
@@ -99,15 +100,13 @@ impl<F: Fs> Engine<F> {
             Checks::None => placed,
             _ => pair,
         };
-        self.scan_with(cursor, count, check, |pin, pair| {
-            Key::new(pin, pair.key_at, pair.key_len)
-        })
+        self.scan_with(cursor, count, check, |pin, pair| pair.key(pin))
     }
 
     /// See [`crate::Store::scan_pairs`].
     pub fn scan_pairs(&self, cursor: Cursor, count: usize) -> Result<(Cursor, Vec<(Key, Value)>)> {
         self.scan_with(cursor, count, pair, |pin, pair| {
-            let key = Key::new(Arc::clone(&pin), pair.key_at, pair.key_len);
+            let key = pair.key(Arc::clone(&pin));
             (key, Value::new(pin, pair.value_at, pair.value_len))
         })
     }

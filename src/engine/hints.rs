@@ -40,10 +40,10 @@ impl Hint {
 
 impl Hint {
     /// True if the segment holds a record, live or dead, of the key with this fingerprint that is
-    /// older than `lsn`.
+    /// not newer than `lsn`: of equal LSN are pairs of one load, of which one counts.
     pub fn has_older(&self, fingerprint: Fingerprint, shard_bits: u8, lsn: u64) -> bool {
         let entries = entries_of(self.entries(), shard_bits, fingerprint);
-        entries.iter().any(|entry| entry.lsn() < lsn)
+        entries.iter().any(|entry| entry.lsn() <= lsn)
     }
 }
 

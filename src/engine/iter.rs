@@ -19,7 +19,7 @@ use crate::engine::value::{Key, Value};
 use crate::index::smallest;
 use crate::storage::fs::Fs;
 use crate::storage::location::Word;
-use crate::storage::pin::Stripe;
+use crate::storage::pin::{Pin, Stripe};
 use crate::storage::real::RealFs;
 
 /// Words taken in the first round.
@@ -113,7 +113,7 @@ impl<F: Fs> Iter<F> {
             match pair.map_err(|reason| Failure::Corrupt(pin.segment_id, offset, reason))? {
                 None => {}
                 Some(found) => {
-                    let key = Key::new(Arc::clone(&pin), found.key_at, found.key_len);
+                    let key = found.key(Arc::clone(&pin));
                     let value = Value::new(pin, found.value_at, found.value_len);
                     return Ok(Some((key, value)));
                 }
@@ -128,6 +128,14 @@ pub(crate) struct Pair {
     pub(crate) key_len: u32,
     pub(crate) value_at: u64,
     pub(crate) value_len: u32,
+    /// 8 bytes before the key say when.
+    pub(crate) expires: bool,
+}
+
+impl Pair {
+    pub(crate) fn key(&self, pin: Pin) -> Key {
+        Key::of_record(pin, self.key_at, self.key_len, self.expires)
+    }
 }
 
 /// The pair at `offset`, checked in full; `None` if it has expired by `now`.
@@ -145,6 +153,7 @@ pub(crate) fn pair(stripe: &Stripe, offset: u64, now: u64) -> Result<Option<Pair
         key_len: u32::from(header.key_len),
         value_at: key_at + u64::from(header.key_len),
         value_len: header.value_len,
+        expires: record.expires_at.is_some(),
     }))
 }
 

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::ops::Deref;
 
+use kvs_format::record::Kind;
+
+use crate::engine::expiry::Expiry;
 use crate::storage::pin::Pin;
 
 /// Some bytes of a pinned segment.
@@ -11,6 +14,8 @@ struct Slice {
     pin: Pin,
     offset: u64,
     len: u32,
+    /// The 8 bytes before it say when its record expires.
+    stamped: bool,
 }
 
 impl Slice {
@@ -32,7 +37,12 @@ macro_rules! borrowed_bytes {
         impl $name {
             #[inline]
             pub(crate) fn new(pin: Pin, offset: u64, len: u32) -> Self {
-                Self(Slice { pin, offset, len })
+                Self(Slice {
+                    pin,
+                    offset,
+                    len,
+                    stamped: false,
+                })
             }
         }
 
@@ -104,4 +114,34 @@ borrowed_bytes! {
 borrowed_bytes! {
     /// A key in the mapped segment it was written to; lives like a [`Value`].
     Key
+}
+
+impl Key {
+    /// The key of a record; if that `expires`, the 8 bytes before the key say when.
+    #[inline]
+    pub(crate) fn of_record(pin: Pin, offset: u64, len: u32, expires: bool) -> Self {
+        let mut key = Self::new(pin, offset, len);
+        key.0.stamped = expires;
+        key
+    }
+
+    /// When the key expires, in the version it was found in.
+    #[must_use]
+    pub fn expiry(&self) -> Expiry {
+        let Slice {
+            pin,
+            offset,
+            stamped,
+            ..
+        } = &self.0;
+        let extension = Kind::SetExpiring.extension();
+        let bytes = match stamped {
+            true => pin.map.slice(offset - extension, extension),
+            false => None,
+        };
+        match bytes.and_then(|bytes| bytes.first_chunk()) {
+            Some(bytes) => Expiry::At(u64::from_le_bytes(*bytes)),
+            None => Expiry::Never,
+        }
+    }
 }

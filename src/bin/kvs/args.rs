@@ -113,7 +113,8 @@ impl KeyCoding {
 pub enum Format {
     /// A directory tree: a file's path below it is the key, its content the value
     Files,
-    /// One JSON object a line: `key` and `value`, or `key_b64` and `value_b64` where not UTF-8
+    /// One JSON object a line: `key` and `value`, or `key_b64` and `value_b64` where not UTF-8, and
+    /// `expires_at` in milliseconds since 1970 where the key expires
     Ndjson,
     /// Key, tab, value, line feed; `\t`, `\n`, `\r` and `\\` stand for those bytes
     Tsv,
@@ -159,6 +160,9 @@ pub enum Verb {
         /// The value is this file's content; `-` is standard input
         #[arg(long, value_name = "FILE")]
         value_file: Option<PathBuf>,
+        /// The key is gone after this long: seconds, or with a unit: `500ms`, `90s`, `15m`, `2h`, `1.5d`
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        ttl: Option<Duration>,
         #[command(flatten)]
         coding: KeyCoding,
     },
@@ -171,6 +175,41 @@ pub enum Verb {
     },
     /// Exit with 0 if the key is there, with 1 if not; prints nothing
     Exists {
+        #[arg(allow_negative_numbers = true)]
+        key: OsString,
+        #[command(flatten)]
+        coding: KeyCoding,
+    },
+    /// Print how many seconds a key has left, or `never`; exit with 1 if it is not there
+    Ttl {
+        #[arg(allow_negative_numbers = true)]
+        key: OsString,
+        #[command(flatten)]
+        coding: KeyCoding,
+    },
+    /// Let a key expire after a time, or at one; on disk when the command returns
+    Expire {
+        #[arg(allow_negative_numbers = true)]
+        key: OsString,
+        /// Seconds from now, or with a unit: `500ms`, `90s`, `15m`, `2h`, `1.5d`
+        #[arg(
+            value_name = "DURATION",
+            value_parser = duration,
+            required_unless_present_any = ["at", "ms"],
+            conflicts_with_all = ["at", "ms"]
+        )]
+        after: Option<Duration>,
+        /// At this time: seconds since 1970, as `date +%s` prints them
+        #[arg(long, value_name = "TIME", value_parser = seconds, conflicts_with = "ms")]
+        at: Option<Duration>,
+        /// At this time: milliseconds since 1970
+        #[arg(long, value_name = "TIME")]
+        ms: Option<u64>,
+        #[command(flatten)]
+        coding: KeyCoding,
+    },
+    /// Let a key live for ever; exit with 1 if it is not there or does so already
+    Persist {
         #[arg(allow_negative_numbers = true)]
         key: OsString,
         #[command(flatten)]
@@ -423,6 +462,27 @@ fn interval(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Units of a duration, in seconds; the longer of two that end alike first.
+const UNITS: [(&str, f64); 5] = [
+    ("ms", 1e-3),
+    ("s", 1.0),
+    ("m", 60.0),
+    ("h", 3600.0),
+    ("d", 86_400.0),
+];
+
+/// A number with a unit behind it; without one, seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let unit = UNITS.iter().find_map(|(unit, seconds)| {
+        let number = text.strip_suffix(unit)?;
+        Some((number, *seconds))
+    });
+    let (number, unit) = unit.unwrap_or((text, 1.0));
+    let wrong = || "not a number of seconds, or a number and `ms`, `s`, `m`, `h` or `d`".to_owned();
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    Duration::try_from_secs_f64(number * unit).map_err(|error| error.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -430,6 +490,24 @@ mod tests {
     #[test]
     fn the_declaration_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        for (text, ms) in [
+            ("2", 2_000),
+            ("0.25", 250),
+            ("250ms", 250),
+            ("90s", 90_000),
+            ("15m", 900_000),
+            ("2h", 7_200_000),
+            ("1.5d", 129_600_000),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for wrong in ["", "s", "1w", "-1s", "1 s", "NaN", "1e300d", "1hs"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

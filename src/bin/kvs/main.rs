@@ -13,6 +13,7 @@ mod backup;
 mod bytes;
 mod demo;
 mod exit;
+mod expiry;
 mod json;
 mod open;
 mod output;
@@ -34,6 +35,7 @@ use clap::Parser;
 use args::{Cli, Verb};
 use backup::Backup;
 use exit::{Answer, Failure};
+use expiry::Time;
 use open::Place;
 use output::Output;
 use transfer::{Export, Import, Pieces};
@@ -88,13 +90,32 @@ fn run(cli: Cli, out: &mut Output) -> Result<Answer, Failure> {
             value,
             literal,
             value_file,
+            ttl,
             coding,
         } => {
             let source = Source::new(value, literal, value_file);
-            verbs::set(&place, &coding.coding().decode(&key)?, source, out)
+            verbs::set(&place, &coding.coding().decode(&key)?, source, ttl, out)
         }
         Verb::Rm { key, coding } => verbs::rm(&place, &coding.coding().decode(&key)?, out),
         Verb::Exists { key, coding } => verbs::exists(&place, &coding.coding().decode(&key)?, out),
+        Verb::Ttl { key, coding } => expiry::ttl(&place, &coding.coding().decode(&key)?, out),
+        Verb::Expire {
+            key,
+            after,
+            at,
+            ms,
+            coding,
+        } => {
+            let time = match (after, at, ms) {
+                (_, _, Some(ms)) => Time::At(ms),
+                (_, Some(at), _) => Time::of(at),
+                (after, None, None) => Time::After(after.unwrap_or_default()),
+            };
+            expiry::expire(&place, &coding.coding().decode(&key)?, time, out)
+        }
+        Verb::Persist { key, coding } => {
+            expiry::persist(&place, &coding.coding().decode(&key)?, out)
+        }
         Verb::Scan {
             prefix,
             coding,

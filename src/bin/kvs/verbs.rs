@@ -12,8 +12,9 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use kvs::Durability;
+use kvs::{Durability, SetOptions};
 use kvs_format::VALUE_BYTES_MAX;
 
 use crate::bytes::Coding;
@@ -22,7 +23,7 @@ use crate::open::{Place, Whole};
 use crate::output::Output;
 use crate::target::Target;
 
-const NOT_FOUND: &str = "Key not found";
+pub const NOT_FOUND: &str = "Key not found";
 
 /// Name of standard input and output among file names.
 const STANDARD: &str = "-";
@@ -123,11 +124,22 @@ impl Source {
     }
 }
 
-pub fn set(place: &Place, key: &[u8], source: Source, out: &mut Output) -> Result<Answer, Failure> {
+pub fn set(
+    place: &Place,
+    key: &[u8],
+    source: Source,
+    ttl: Option<Duration>,
+    out: &mut Output,
+) -> Result<Answer, Failure> {
     // Before the store is opened: whoever writes our standard input may be reading the store.
     let value = source.read()?;
     let store = place.write(Durability::Sync)?;
-    store.set(key, value)?;
+    match ttl {
+        Some(ttl) => {
+            store.set_with(key, value, &SetOptions::new().ttl(ttl))?;
+        }
+        None => store.set(key, value)?,
+    }
     store.close()?;
     if out.json {
         out.object(|o| {

@@ -41,6 +41,7 @@ fn stats_lines(stats: &Stats, recovery: &RecoveryReport, out: &mut Output) -> Re
     out.line(format_args!("keys          {}", stats.keys))?;
     out.line(format_args!("live bytes    {}", stats.live_bytes))?;
     out.line(format_args!("dead bytes    {}", stats.dead_bytes))?;
+    out.line(format_args!("expired bytes {}", stats.expired_bytes))?;
     out.line(format_args!("pinned bytes  {}", stats.pinned_bytes))?;
     out.line(format_args!("index bytes   {}", stats.index_bytes))?;
     out.line(format_args!("disk bytes    {}", stats.disk_bytes))?;
@@ -75,6 +76,7 @@ fn stats_for_people(
         ("keys", number(stats.keys)),
         ("live", size(stats.live_bytes)),
         ("dead", size(stats.dead_bytes)),
+        ("expired", size(stats.expired_bytes)),
         ("pinned", size(stats.pinned_bytes)),
         ("index", format!("{} of memory", size(stats.index_bytes))),
         (
@@ -141,6 +143,7 @@ fn stats_object(stats: &Stats, recovery: &RecoveryReport, out: &mut Output) -> R
         o.plain("keys", stats.keys)
             .plain("live_bytes", stats.live_bytes)
             .plain("dead_bytes", stats.dead_bytes)
+            .plain("expired_bytes", stats.expired_bytes)
             .plain("pinned_bytes", stats.pinned_bytes)
             .plain("index_bytes", stats.index_bytes)
             .plain("disk_bytes", stats.disk_bytes)
@@ -251,6 +254,7 @@ pub fn compact(place: &Place, out: &mut Output) -> Result<Answer, Failure> {
                     .plain("bytes_before", bytes[0])
                     .plain("bytes_after", bytes[1])
                     .plain("records_moved", report.records_moved)
+                    .plain("records_expired", report.records_expired)
                     .plain("tombstones_kept", report.tombstones_kept);
             })
             .map(|()| Answer::Yes);

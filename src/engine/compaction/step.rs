@@ -375,7 +375,7 @@ impl<F: Fs> Engine<F> {
         let mut reasons = Vec::new();
         for (segment, min_lsn, length) in staying {
             undecided.retain(|i| !keep[*i]);
-            if min_lsn >= newest || undecided.is_empty() {
+            if min_lsn > newest || undecided.is_empty() {
                 continue;
             }
             let hint = hints::load(
@@ -390,7 +390,7 @@ impl<F: Fs> Engine<F> {
             let mut is_reason = false;
             for i in &undecided {
                 let (fingerprint, grave) = &graves[*i];
-                if min_lsn < grave.lsn {
+                if min_lsn <= grave.lsn {
                     keep[*i] = hint
                         .as_ref()
                         .is_none_or(|hint| hint.has_older(*fingerprint, bits, grave.lsn));

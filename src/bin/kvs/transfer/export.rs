@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use kvs::{Key, Value};
+use kvs::{Expiry, Key, Value};
 use kvs_format::kvx::Encoder;
 
 use crate::args::Format;
@@ -92,7 +92,11 @@ fn write_all(
             }
         }
         let (key, value) = pair?;
-        match sink.pair(&key, &value)? {
+        let expires_at = match key.expiry() {
+            Expiry::Never => None,
+            Expiry::At(ms) => Some(ms),
+        };
+        match sink.pair(&key, &value, expires_at)? {
             Ok(()) => tally.add(1, (key.len() + value.len()) as u64),
             Err(reason) => {
                 let what = format!(
@@ -171,7 +175,12 @@ impl<'a> Sink<'a> {
     }
 
     /// Writes a pair; the inner error says why its key does not fit the format.
-    fn pair(&mut self, key: &[u8], value: &[u8]) -> Result<Result<(), String>, Failure> {
+    fn pair(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        expires_at: Option<u64>,
+    ) -> Result<Result<(), String>, Failure> {
         match self {
             Self::Tree(tree, _) => match tree.write(key, value) {
                 Ok(()) => Ok(Ok(())),
@@ -185,7 +194,7 @@ impl<'a> Sink<'a> {
                 buffer,
             } => {
                 match encoder {
-                    Some(encoder) => match encoder.pair(key, value, None) {
+                    Some(encoder) => match encoder.pair(key, value, expires_at) {
                         Ok(head) => {
                             buffer.extend_from_slice(&head);
                             buffer.extend_from_slice(key);
@@ -194,7 +203,9 @@ impl<'a> Sink<'a> {
                         // What a store holds is as long as a store can hold.
                         Err(reason) => return Ok(Err(reason.to_string())),
                     },
-                    None if *format == Format::Ndjson => ndjson::write(key, value, buffer),
+                    None if *format == Format::Ndjson => {
+                        ndjson::write(key, value, expires_at, buffer);
+                    }
                     None => tsv::write(key, value, buffer),
                 }
                 if buffer.len() >= BUFFER_BYTES {

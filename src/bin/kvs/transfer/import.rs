@@ -16,7 +16,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use kvs::{Batch, Durability, Store};
+use kvs::{Batch, Durability, Expiry, SetOptions, Store};
 use kvs_format::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 use crate::args::Format;
@@ -74,6 +74,7 @@ pub(super) enum Message {
     Single {
         key: Vec<u8>,
         value: Vec<u8>,
+        expires_at: Option<u64>,
     },
     /// Something --keep-going leaves out: where and why.
     LeftOut {
@@ -298,8 +299,16 @@ fn write_all(
                 tally.add(batch.len() as u64, bytes);
                 writer.wrote()?;
             }
-            Ok(Message::Single { key, value }) => {
-                writer.store()?.set(&key, &value)?;
+            Ok(Message::Single {
+                key,
+                value,
+                expires_at,
+            }) => {
+                let mut options = SetOptions::new();
+                if let Some(ms) = expires_at {
+                    options = options.expires_at(ms);
+                }
+                writer.store()?.set_with(&key, &value, &options)?;
                 tally.add(1, (key.len() + value.len()) as u64);
                 writer.wrote()?;
             }
@@ -393,15 +402,20 @@ struct Collector {
     keep_going: bool,
     batch: Batch,
     bytes: usize,
+    /// When it began, in milliseconds since 1970.
+    now: u64,
 }
 
 impl Collector {
     fn new(to: SyncSender<Message>, keep_going: bool) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
         Self {
             to,
             keep_going,
             batch: Batch::new(),
             bytes: 0,
+            now,
         }
     }
 
@@ -423,8 +437,13 @@ impl Collector {
         &mut self,
         key: &[u8],
         value: &[u8],
+        expires_at: Option<u64>,
         place: impl FnOnce() -> String,
     ) -> Result<(), Gone> {
+        if expires_at.is_some_and(|at| at <= self.now) {
+            // It counts as removed.
+            return Ok(());
+        }
         let lengths = [
             ("key", key.len(), KEY_BYTES_MAX),
             ("value", value.len(), VALUE_BYTES_MAX),
@@ -436,10 +455,16 @@ impl Collector {
         if value.len() >= BATCH_BYTES {
             // In the order they came: a key may come twice.
             self.flush()?;
-            let (key, value) = (key.to_vec(), value.to_vec());
-            return self.send(Message::Single { key, value });
+            return self.send(Message::Single {
+                key: key.to_vec(),
+                value: value.to_vec(),
+                expires_at,
+            });
         }
-        self.batch.set(key, value);
+        match expires_at {
+            Some(ms) => self.batch.set_with_expiry(key, value, Expiry::At(ms)),
+            None => self.batch.set(key, value),
+        };
         self.bytes += key.len() + value.len();
         if self.bytes >= BATCH_BYTES || self.batch.len() >= BATCH_PAIRS {
             self.flush()?;
@@ -529,7 +554,10 @@ impl Source {
         match format {
             Format::Files => tree(&name, &store, read, to)?,
             Format::Ndjson => lines(&name, counted, to, ndjson::parse)?,
-            Format::Tsv => lines(&name, counted, to, |line| tsv::parse(line).map(Some))?,
+            Format::Tsv => lines(&name, counted, to, |line| {
+                let (key, value) = tsv::parse(line)?;
+                Ok(Some((key, value, None)))
+            })?,
             Format::Kvx => frames(&name, counted, to)?,
         }
         to.flush()
@@ -558,7 +586,7 @@ impl Read for Counted<'_> {
     }
 }
 
-type Parsed<'a> = Result<Option<(std::borrow::Cow<'a, [u8]>, std::borrow::Cow<'a, [u8]>)>, String>;
+type Parsed<'a> = Result<Option<ndjson::Pair<'a>>, String>;
 
 fn lines(
     name: &Path,
@@ -575,7 +603,7 @@ fn lines(
         };
         let place = || format!("{}:{number}", name.display());
         match parse(line) {
-            Ok(Some((key, value))) => to.pair(&key, &value, place)?,
+            Ok(Some((key, value, expires_at))) => to.pair(&key, &value, expires_at, place)?,
             Ok(None) => {}
             Err(reason) => to.bad(place(), reason)?,
         }
@@ -583,17 +611,9 @@ fn lines(
 }
 
 fn frames(name: &Path, from: impl Read, to: &mut Collector) -> Result<(), Gone> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
     let place = |offset| format!("{} at offset {offset}", name.display());
-    let ended = kvx::read(from, |offset, pair| match pair.expires_at {
-        None => to.pair(pair.key, pair.value, || place(offset)),
-        // It counts as removed.
-        Some(at) if at <= now => Ok(()),
-        Some(_) => to.bad(
-            place(offset),
-            "the pair expires, which this version cannot store".to_owned(),
-        ),
+    let ended = kvx::read(from, |offset, pair| {
+        to.pair(pair.key, pair.value, pair.expires_at, || place(offset))
     });
     match ended {
         Ok(()) => Ok(()),
@@ -610,7 +630,9 @@ fn tree(root: &Path, store: &Path, read: &AtomicU64, to: &mut Collector) -> Resu
             Ok(found) => match files::content(&found.path) {
                 Ok(content) => {
                     read.fetch_add(content.len() as u64, Ordering::Relaxed);
-                    to.pair(&found.key, &content, || found.path.display().to_string())?;
+                    to.pair(&found.key, &content, None, || {
+                        found.path.display().to_string()
+                    })?;
                 }
                 Err(error) => to.bad(found.path.display().to_string(), error.to_string())?,
             },

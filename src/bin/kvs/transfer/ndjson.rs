@@ -1,6 +1,8 @@
 //! One JSON object a line: `{"key":"..","value":".."}`, with `key_b64` and `value_b64` in base64 for
 //! bytes that are not UTF-8 (RFC 4648 section 4, with padding).
 //!
+//! A key that expires has a third member, `expires_at`, in milliseconds since 1970.
+//!
 //! Members come in any order; one of each pair must be there, nothing else may.
 
 use std::borrow::Cow;
@@ -25,21 +27,27 @@ struct Line<'a> {
     value: Option<Text<'a>>,
     #[serde(borrow)]
     value_b64: Option<Text<'a>>,
+    expires_at: Option<u64>,
 }
 
-pub(super) type Bytes<'a> = Cow<'a, [u8]>;
+/// Borrowed from the line where they stand in it as they are.
+pub type Bytes<'a> = Cow<'a, [u8]>;
 
-/// Key and value of a line; `None` for a blank one.
+/// A key, its value, and when it expires.
+pub type Pair<'a> = (Bytes<'a>, Bytes<'a>, Option<u64>);
+
+/// The pair of a line; `None` for a blank one.
 ///
 /// # Errors
 /// What is wrong with it, for a person, with the column if that is known.
-pub fn parse(line: &[u8]) -> Result<Option<(Bytes<'_>, Bytes<'_>)>, String> {
+pub fn parse(line: &[u8]) -> Result<Option<Pair<'_>>, String> {
     let Some(line) = object::<Line<'_>>(line)? else {
         return Ok(None);
     };
     Ok(Some((
         bytes("key", line.key, line.key_b64)?,
         bytes("value", line.value, line.value_b64)?,
+        line.expires_at,
     )))
 }
 
@@ -81,9 +89,12 @@ pub(super) fn bytes<'a>(
 }
 
 /// The line of a pair, line feed included.
-pub fn write(key: &[u8], value: &[u8], to: &mut Vec<u8>) {
+pub fn write(key: &[u8], value: &[u8], expires_at: Option<u64>, to: &mut Vec<u8>) {
     let mut object = Object::new(to);
     object.bytes("key", key).bytes("value", value);
+    if let Some(ms) = expires_at {
+        object.plain("expires_at", ms);
+    }
     object.end();
     to.push(b'\n');
 }
@@ -94,20 +105,21 @@ mod tests {
     use proptest::prelude::*;
 
     fn parsed(line: &str) -> Result<(Vec<u8>, Vec<u8>), String> {
-        let (key, value) = parse(line.as_bytes())?.expect("not blank");
+        let (key, value, expires_at) = parse(line.as_bytes())?.expect("not blank");
+        assert_eq!(expires_at, None);
         Ok((key.into_owned(), value.into_owned()))
     }
 
     proptest! {
         #[test]
-        fn any_bytes_come_back(key: Vec<u8>, value: Vec<u8>, text: String) {
+        fn any_bytes_come_back(key: Vec<u8>, value: Vec<u8>, text: String, at: Option<u64>) {
             for (key, value) in [(&key[..], &value[..]), (text.as_bytes(), &value), (&key, text.as_bytes())] {
                 let mut line = Vec::new();
-                write(key, value, &mut line);
+                write(key, value, at, &mut line);
                 prop_assert_eq!(line.pop(), Some(b'\n'));
                 prop_assert!(!line.contains(&b'\n'));
-                let (k, v) = parse(&line).unwrap().unwrap();
-                prop_assert_eq!((&*k, &*v), (key, value));
+                let (k, v, expires_at) = parse(&line).unwrap().unwrap();
+                prop_assert_eq!((&*k, &*v, expires_at), (key, value, at));
             }
         }
 
@@ -150,6 +162,10 @@ mod tests {
             ),
             (r#"{"key":"a","value":"b","ttl":1}"#, "unknown field `ttl`"),
             (r#"{"key":"a","value":1}"#, "invalid type: integer `1`"),
+            (
+                r#"{"key":"a","value":"b","expires_at":-1}"#,
+                "invalid value: integer `-1`, expected u64",
+            ),
             (
                 r#"{"key":"a","value":"b"} x"#,
                 "column 25: trailing characters",
