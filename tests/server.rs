@@ -106,6 +106,10 @@ impl Engine for Watched {
         Engine::remove(&self.store, key)
     }
 
+    fn expires_at(&self, key: &[u8]) -> EngineResult<Option<Option<u64>>> {
+        self.store.expires_at(key)
+    }
+
     fn flush(&self) -> EngineResult<()> {
         Engine::flush(&self.store)
     }
