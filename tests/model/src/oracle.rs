@@ -59,7 +59,7 @@ pub struct Oracle {
     now: u64,
     /// Hash of what is to be seen now of the state after the first i commits.
     states: Vec<u64>,
-    current: Versions,
+    newest: Versions,
     /// What is to be seen of it now.
     visible: Pairs,
     /// From this place in the record of the disk on, that many commits are durable.
@@ -116,7 +116,7 @@ impl Oracle {
             commits: Vec::new(),
             now: 0,
             states: vec![0],
-            current: Versions::new(),
+            newest: Versions::new(),
             visible: Pairs::new(),
             promises: vec![(0, 0)],
             owed: Vec::new(),
@@ -132,7 +132,7 @@ impl Oracle {
 
     /// When a key expires; `None` if it must not show.
     pub fn expiry(&self, key: &[u8]) -> Option<Option<u64>> {
-        let version = self.current.get(key)?;
+        let version = self.newest.get(key)?;
         version.is_alive(self.now).then_some(version.expires_at)
     }
 
@@ -150,7 +150,7 @@ impl Oracle {
         if !times.any(|at| span.contains(&at)) {
             return;
         }
-        self.visible = visible(&self.current, now);
+        self.visible = visible(&self.newest, now);
         let mut state = self.base.clone();
         self.states = vec![hash_all(&visible(&state, now))];
         let mut hash = self.states[0];
@@ -192,7 +192,7 @@ impl Oracle {
                 self.visible.insert(key.clone(), version.clone());
             }
         }
-        apply(&mut self.current, &writes);
+        apply(&mut self.newest, &writes);
         self.states.push(hash);
         self.commits.push(Commit { writes, begun });
     }
@@ -260,7 +260,7 @@ impl Oracle {
 
     fn doubt_that_gives(&self, cut: usize, hash: u64) -> Option<&Commit> {
         self.doubtful.iter().find(|commit| {
-            let mut versions = self.current.clone();
+            let mut versions = self.newest.clone();
             apply(&mut versions, &commit.writes);
             commit.begun < cut && hash_all(&visible(&versions, self.now)) == hash
         })
@@ -290,7 +290,7 @@ impl Oracle {
         let versions = match n <= self.commits.len() {
             true => self.versions(n),
             false => {
-                let mut versions = self.current.clone();
+                let mut versions = self.newest.clone();
                 let doubt = self.doubt_that_gives(usize::MAX, hash_all(found));
                 if let Some(commit) = doubt {
                     apply(&mut versions, &commit.writes);
@@ -312,7 +312,7 @@ impl Oracle {
         self.visible = visible(&versions, self.now);
         self.states = vec![hash_all(&self.visible)];
         self.base = versions.clone();
-        self.current = versions;
+        self.newest = versions;
         self.commits.clear();
         self.owed.clear();
         self.promises = vec![(0, 0)];
