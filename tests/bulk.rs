@@ -286,7 +286,7 @@ struct World {
     /// Keys written or removed since the load began.
     touched: BTreeSet<Vec<u8>>,
     /// What each write that stored something would leave, if the log ended behind it: the writes.
-    writes: Vec<Vec<(Vec<u8>, Option<Vec<u8>>)>>,
+    writes: Vec<Vec<Written>>,
     sequence: u32,
 }
 
@@ -298,7 +298,7 @@ impl World {
             .repeat(1 + self.sequence as usize % 300)
     }
 
-    fn write(&mut self, writes: Vec<(Vec<u8>, Option<Vec<u8>>)>) {
+    fn write(&mut self, writes: Vec<Written>) {
         for (key, value) in &writes {
             self.touched.insert(key.clone());
             apply(&mut self.now, key, value.as_ref());
@@ -361,9 +361,12 @@ impl World {
     }
 }
 
+/// A key, and its value or that it was removed.
+type Written = (Vec<u8>, Option<Vec<u8>>);
+
 fn apply(pairs: &mut Pairs, key: &[u8], value: Option<&Vec<u8>>) {
     match value {
-        Some(value) => pairs.insert(key.to_vec(), value.clone()),
+        Some(value) => pairs.insert(key.to_vec(), value.clone().into()),
         None => pairs.remove(key),
     };
 }
@@ -433,7 +436,7 @@ fn load_beside(before: &[Beside], ids: &[(u8, bool)], beside: &[Vec<Beside>], af
     let mut shown = BTreeMap::new();
     for (key, value) in &loaded {
         if !world.touched.contains(key) {
-            shown.insert(key.clone(), value.clone());
+            shown.insert(key.clone(), value.clone().into());
         }
     }
     world.now.extend(shown.clone());
@@ -445,7 +448,8 @@ fn load_beside(before: &[Beside], ids: &[(u8, bool)], beside: &[Vec<Beside>], af
     let left = open(SimFs::from_image(&image), &options(), 3).unwrap();
     let found = pairs(&left).unwrap();
     let mut state = older;
-    state.extend(loaded.iter().cloned());
+    let versions = loaded.iter().cloned();
+    state.extend(versions.map(|(key, value)| (key, value.into())));
     let mut fits = found == state;
     for writes in &world.writes {
         for (key, value) in writes {

@@ -177,7 +177,7 @@ fn a_call_that_fails_leaves_no_copy_and_a_store_that_goes_on() {
         runner.engine().set(b"after", b"it").unwrap();
         runner.engine().flush().unwrap();
         let mut after = expected;
-        after.insert(b"after".to_vec(), b"it".to_vec());
+        after.insert(b"after".to_vec(), b"it".to_vec().into());
         assert_eq!(pairs(runner.engine()).unwrap(), after, "call {k}");
     }
     assert!(

@@ -29,7 +29,7 @@ struct Version {
     lsn: u64,
     key: Vec<u8>,
     /// `None` if it was removed or has expired.
-    value: Option<Vec<u8>>,
+    value: Option<kvs_model::Version>,
     file: String,
     from: usize,
     to: usize,
@@ -123,7 +123,10 @@ fn versions(image: &Image) -> Vec<Version> {
             all.push(Version {
                 lsn: record.header.lsn,
                 key: record.key.to_vec(),
-                value: (!gone).then(|| record.value.to_vec()),
+                value: (!gone).then(|| kvs_model::Version {
+                    value: record.value.to_vec(),
+                    expires_at: record.expires_at,
+                }),
                 file: file.clone(),
                 from,
                 to: from + record.header.unpadded() as usize,
@@ -159,8 +162,11 @@ impl Damaged {
         assert!(engine.recovery().clean, "{what}");
         let found = pairs(&engine).unwrap();
         assert_eq!(found.len() as u64, report.keys, "{what}");
-        for (key, value) in &found {
-            assert!(self.oracle.was_written(key, value), "{what}: {key:?}");
+        for (key, version) in &found {
+            assert!(
+                self.oracle.was_written(key, &version.value),
+                "{what}: {key:?}"
+            );
         }
         (report, found)
     }
@@ -417,8 +423,11 @@ fn what_cannot_be_read_is_lost_and_the_rest_is_not() {
             }
             let engine = open(to, &Options::new().segment_bytes(64 << 10), 2).unwrap();
             let found = pairs(&engine).unwrap();
-            for (key, value) in &found {
-                assert!(store.oracle.was_written(key, value), "{call:?} {k}");
+            for (key, version) in &found {
+                assert!(
+                    store.oracle.was_written(key, &version.value),
+                    "{call:?} {k}"
+                );
             }
             // A read that failed once and then did not cost nothing.
             assert!(

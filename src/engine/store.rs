@@ -447,6 +447,8 @@ impl Store {
     /// [`Batch`]. The iterator may read and write this store. Compaction goes on while it gives pairs; the
     /// end of the load waits for the step that is under way.
     ///
+    /// Values expire as [`Options::default_ttl`] says.
+    ///
     /// ```
     /// let store = kvs::Options::new().open_in_memory()?;
     /// let report = store.load((0..100_000u32).map(|i| (i.to_be_bytes(), "value")))?;

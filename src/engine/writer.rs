@@ -403,12 +403,12 @@ impl<F: Fs> Engine<F> {
     /// A batch of one needs no frame.
     fn append_single(&self, level: Durability, batch: &Batch) -> Result<Option<Ticket>> {
         let mut ticket = None;
-        for (key, value) in batch.operations() {
+        for (key, value, expires_at) in self.resolve(batch) {
             let one = match value {
                 None => One::tombstone(key),
                 Some(value) => One {
                     kind: Kind::Set,
-                    expires_at: None,
+                    expires_at,
                     key,
                     value,
                 },

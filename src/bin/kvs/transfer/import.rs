@@ -235,6 +235,12 @@ fn load_all(
 
 type Pair = (Vec<u8>, Vec<u8>);
 
+/// A load stores pairs that live as long as the store says: one that says more is not made eternal.
+fn expires() -> Failure {
+    let text = "a pair expires, which --bulk cannot store; import it without";
+    Failure::Usage(text.to_owned())
+}
+
 /// What the reading thread sends, pair by pair.
 struct Pairs<'a> {
     from: &'a Receiver<Message>,
@@ -256,6 +262,9 @@ impl Iterator for Pairs<'_> {
             }
             match self.from.recv_timeout(LOOK) {
                 Ok(Message::Batch { batch, bytes }) => {
+                    if batch.entries().any(|(_, _, expiry)| expiry.is_some()) {
+                        return Some(Err(expires()));
+                    }
                     self.tally.add(batch.len() as u64, bytes);
                     let owned = |(key, value): (&[u8], Option<&[u8]>)| {
                         (key.to_vec(), value.unwrap_or_default().to_vec())
@@ -263,7 +272,11 @@ impl Iterator for Pairs<'_> {
                     let pairs: Vec<Pair> = batch.operations().map(owned).collect();
                     self.ready = pairs.into_iter();
                 }
-                Ok(Message::Single { key, value }) => {
+                Ok(Message::Single {
+                    expires_at: Some(_),
+                    ..
+                }) => return Some(Err(expires())),
+                Ok(Message::Single { key, value, .. }) => {
                     self.tally.add(1, (key.len() + value.len()) as u64);
                     return Some(Ok((key, value)));
                 }
