@@ -740,3 +740,22 @@ fn a_copy_numbers_its_writes_behind_those_it_was_made_with() {
         copy.compact().unwrap();
     }
 }
+
+/// Whoever may create names beside the copy must not lead it into another store.
+#[test]
+fn a_link_in_the_place_of_an_earlier_try_is_not_followed() {
+    let dir = Scratch::new("link");
+    let victim = dir.join("victim");
+    let older = small().open(&victim).unwrap();
+    older.set("kept", "value").unwrap();
+    older.close().unwrap();
+    let there = names(&victim);
+    std::os::unix::fs::symlink(&victim, dir.join(".monday.partial")).unwrap();
+    let store = small().open(dir.join("store")).unwrap();
+    store.set("a", "1").unwrap();
+    let refused = store.checkpoint(dir.join("monday"));
+    assert!(matches!(refused, Err(Error::Unsafe { .. })), "{refused:?}");
+    assert_eq!(names(&victim), there);
+    let kept = Store::open(&victim).unwrap();
+    assert_eq!(kept.get("kept").unwrap().as_deref(), Some(&b"value"[..]));
+}

@@ -64,6 +64,10 @@ impl Server {
             .unwrap()
     }
 
+    #[expect(
+        clippy::zombie_processes,
+        reason = "a test that fails here ends the process that would wait"
+    )]
     fn start(dir: &Path, level: &str) -> Self {
         let mut child = Self::spawn(dir, level);
         let mut said = String::new();

@@ -598,3 +598,45 @@ fn of_a_key_that_a_load_has_twice_the_later_value_is_salvaged() {
         assert_eq!(value.as_deref(), Some(format!("{n:0100}").as_bytes()));
     }
 }
+
+/// A manifest whose end is gone looks whole: what is used and not in it says that it is not.
+#[test]
+fn a_manifest_that_has_lost_its_last_edits_is_not_taken_for_a_whole_one() {
+    let dir = Scratch::new("older");
+    let source = dir.join("store");
+    fill(&source);
+    let manifest = source.join("MANIFEST");
+    let older = fs::read(&manifest).unwrap();
+    let store = Options::new()
+        .segment_bytes(64 << 10)
+        .open(&source)
+        .unwrap();
+    for n in 0..1_400u32 {
+        store
+            .set((n % 700).to_string(), format!("{n:0100}"))
+            .unwrap();
+    }
+    for n in 0..100 {
+        assert!(store.remove(n.to_string()).unwrap());
+    }
+    store.compact().unwrap();
+    for n in 100..110 {
+        store.set(n.to_string(), "newest").unwrap();
+    }
+    store.close().unwrap();
+    fs::write(&manifest, older).unwrap();
+    assert!(Store::open(&source).is_err());
+    let report = repair(&source, dir.join("mended"), &RepairOptions::new()).unwrap();
+    assert!(report.incomplete, "{report:?}");
+    let named = |lost: &kvs::Lost| lost.file == manifest;
+    assert!(report.lost.iter().any(named), "{report:?}");
+    let mended = Store::open(dir.join("mended")).unwrap();
+    for n in 100..700u32 {
+        let value = mended.get(n.to_string()).unwrap();
+        let wanted = match n < 110 {
+            true => "newest".to_owned(),
+            false => format!("{:0100}", 700 + n),
+        };
+        assert_eq!(value.as_deref(), Some(wanted.as_bytes()), "{n}");
+    }
+}

@@ -458,6 +458,8 @@ impl<F: Fs> Maker<'_, F> {
         {
             return Ok(false);
         }
+        // The store has synced what it sealed; whoever copied an older backup may not have.
+        file.sync_data()?;
         let bits = self.engine.index.bits();
         let key = &self.engine.hash_key;
         let hint = hints::load(from, &file, header, part.end.length, bits, key);

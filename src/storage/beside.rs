@@ -18,7 +18,7 @@ use crate::storage::real::{DirectoryId, RealFs};
 #[derive(Debug)]
 pub struct Beside {
     // Keeps the lock until all is removed.
-    _lock: RealFs,
+    dir: RealFs,
     temporary: PathBuf,
     path: PathBuf,
     whole: bool,
@@ -112,19 +112,37 @@ impl Beside {
         };
         fs.lock(Access::ReadWrite)?;
         // Another try may have given it its name before it let go of the lock: then it is whole.
-        let there = temporary.metadata().ok();
-        let there = there.map(|m| DirectoryId {
+        // The name itself is looked at: a link of that name leads to a directory of somebody else's.
+        let there = temporary.symlink_metadata().ok();
+        let id = there.as_ref().map(|m| DirectoryId {
             device: m.dev(),
             inode: m.ino(),
         });
-        if there.is_none() || there != fs.id()? {
-            return Err(StorageError::Locked { path: temporary });
+        match there {
+            Some(there) if !there.is_dir() => {
+                return Err(StorageError::Unsafe {
+                    path: temporary,
+                    reason: "not a directory",
+                });
+            }
+            Some(_) if id != fs.id()? => return Err(StorageError::Locked { path: temporary }),
+            Some(there)
+                if there.uid() != rustix::process::geteuid().as_raw()
+                    || there.mode() & 0o022 != 0 =>
+            {
+                return Err(StorageError::Unsafe {
+                    path: temporary,
+                    reason: "others may write to the directory, or it is theirs",
+                });
+            }
+            Some(_) => {}
+            None => return Err(StorageError::Locked { path: temporary }),
         }
         // From here on nobody else can give the path to anything of ours.
         check_free(&path)?;
         clear(&fs)?;
         let beside = Self {
-            _lock: fs.try_clone()?,
+            dir: fs.try_clone()?,
             temporary,
             path,
             whole: false,
@@ -149,12 +167,9 @@ impl Drop for Beside {
             return;
         }
         // Best effort: what is left says by its name what it is.
-        let Ok(entries) = self.temporary.read_dir() else {
-            return;
-        };
-        for entry in entries.flatten() {
-            if entry.file_name().to_str().and_then(name::parse).is_some() {
-                let _ = std::fs::remove_file(entry.path());
+        for name in self.dir.list().unwrap_or_default() {
+            if name::parse(&name).is_some() {
+                let _ = self.dir.unlink(&name);
             }
         }
         let _ = std::fs::remove_dir(&self.temporary);

@@ -13,7 +13,7 @@ use kvs_format::name::{self, Name};
 use kvs_format::record::{Kind, decode};
 use kvs_format::segment::{HEADER_BYTES as SEGMENT_HEADER_BYTES, PAGE_BYTES};
 use kvs_format::segment::{SegmentHeader, SegmentKind};
-use kvs_format::system::{LINK_RECORD_BYTES, Link};
+use kvs_format::system::{FOOTER_RECORD_BYTES, LINK_RECORD_BYTES, Link};
 
 use crate::engine::catalog::{Catalog, End, ID_MAX, SegmentMeta};
 use crate::engine::error::{Error, Result};
@@ -62,6 +62,8 @@ struct Read {
     catalog: Option<Catalog>,
     /// All of it is there.
     whole: bool,
+    /// But for an edit at its end, of which a part is there.
+    torn: bool,
 }
 
 /// A segment file as it is found.
@@ -117,6 +119,20 @@ pub fn inventory<F: Fs>(fs: &F) -> Result<Inventory<F>> {
     Ok(all)
 }
 
+/// Whether the last record of the file is a FOOTER: the segment was finished.
+fn has_footer<F: Fs>(found: &Found<F>, header: &SegmentHeader) -> bool {
+    let Some(offset) = found.len.checked_sub(FOOTER_RECORD_BYTES) else {
+        return false;
+    };
+    let mut bytes = [0u8; FOOTER_RECORD_BYTES as usize];
+    let read = found.file.read_exact_at(offset, &mut bytes);
+    let record = read.map(|()| decode(&header.place_key(), offset, &bytes));
+    matches!(record, Ok(Ok(Some(record))) if record.header.kind == Kind::Footer)
+}
+
+/// What it means that edits are missing.
+const UNKNOWN: &str = "which segments had been removed is not known: what they held may be back";
+
 impl<F: Fs> Inventory<F> {
     fn damaged(&mut self, fs: &F, name: &str, offset: u64, reason: impl Into<String>) {
         self.damage.push(Damage {
@@ -138,11 +154,10 @@ impl<F: Fs> Inventory<F> {
     }
 
     fn manifest(&mut self, fs: &F, exists: bool) -> Read {
-        const UNKNOWN: &str = "which segments had been removed is not known: what they held may \
-                               be back";
         let mut read = Read {
             catalog: None,
             whole: false,
+            torn: false,
         };
         if !exists {
             let why = format!("the file is missing; {UNKNOWN}");
@@ -156,8 +171,8 @@ impl<F: Fs> Inventory<F> {
             }
             Ok(Window::new(&file, len).whole())
         });
-        let bytes = match bytes {
-            Ok(bytes) => bytes,
+        let (bytes, unreadable) = match bytes {
+            Ok(read) => read,
             Err(error) => {
                 let why = format!("{error}; {UNKNOWN}");
                 self.lost(fs, name::MANIFEST, (0, 0), None, &why);
@@ -182,12 +197,20 @@ impl<F: Fs> Inventory<F> {
             }
             end = edit.offset + edit.size;
         }
+        // What cannot be read reads as zeros, which is how the end looks.
+        let unreadable = unreadable.first().map(|(_, _, error)| error.to_string());
         let reason = match edits.tail() {
             Tail::Damaged { reason, .. } => Some(reason.to_string()),
+            _ if unreadable.is_some() => unreadable,
             _ if read.catalog.is_none() => Some("it does not say which store this is".to_owned()),
             _ => None,
         };
         read.whole = reason.is_none();
+        if let Tail::Torn { .. } = edits.tail() {
+            // Of a life that was cut off here, and without effect; or damaged since.
+            read.torn = true;
+            self.damaged(fs, name::MANIFEST, end, "the last edit is not whole");
+        }
         let Some(reason) = reason else {
             return read;
         };
@@ -293,18 +316,35 @@ impl<F: Fs> Inventory<F> {
                 }
             }
         }
+        let catalog = read.catalog.as_ref();
+        // A log segment is used only when the manifest knows it.
+        let used = |found: &Found<F>| {
+            let (Some(header), Some(catalog)) = (found.header, catalog) else {
+                return false;
+            };
+            header.id > catalog.newest_log && self.link_of(found, &header).is_some()
+        };
+        let whole = read.whole && !rest.iter().any(used);
+        if read.whole && !whole {
+            let why =
+                format!("it does not know a segment that was used: its end is lost; {UNKNOWN}");
+            self.lost(fs, name::MANIFEST, (0, 0), None, &why);
+        }
         for found in rest {
             let Some(header) = found.header else { continue };
             let name = name::segment(found.id).to_string();
-            let catalog = read.catalog.as_ref();
+            let merged = header.kind == SegmentKind::Merged;
             let removed = catalog.is_some_and(|c| {
                 c.retired.contains(&header.id)
-                    || (read.whole && header.id <= c.newest_log)
+                    || (whole && header.id <= c.newest_log && !(read.torn && merged))
                     || c.live.contains_key(&header.id)
             });
-            // A compaction's output without its edit, a segment not yet used; or the edit is lost.
+            // A compaction's output without its edit, a segment not yet used; or the edit is lost. An
+            // output that is whole may be one of the edit that is not.
             let written = self.link_of(&found, &header).is_some();
-            let counts = !removed && !taken.contains_key(&header.id) && (!read.whole || written);
+            let listed = read.torn && merged && has_footer(&found, &header);
+            let counts =
+                !removed && !taken.contains_key(&header.id) && (!whole || written || listed);
             if counts {
                 taken.insert(header.id, ());
                 self.add(name, found.file, found.len, header, None, read);

@@ -14,7 +14,7 @@ mod window;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kvs_format::hash::HashKey;
 use kvs_format::record::{HEADER_BYTES, Kind, complete, parse_header};
@@ -60,7 +60,8 @@ impl RepairOptions {
 /// found survives; [`RecoveryReport::lost`] says where a newer one may have been, and
 /// [`RecoveryReport::incomplete`] is true if there is any such place. A batch of which a part is lost
 /// is salvaged in part, and counted in [`RecoveryReport::broken_batches`]; one that had not been
-/// finished when the store stopped is dropped, as opening does.
+/// finished when the store stopped is dropped, as opening does, unless records of it stand behind
+/// damage. If the end of the manifest is lost, a load that had not returned may be there.
 ///
 /// `dest` must not exist or be an empty directory outside the source; it gets its name when everything
 /// in it is durable. Cost: reads the source twice, writes what lives once. Memory: about 100 bytes a
@@ -97,7 +98,11 @@ pub fn repair(
     let mut salvaged = examine(&fs)?;
     let options = Options::new().compaction(Compaction::Manual);
     let engine = Engine::open(to, Config::new(&options))?;
-    salvaged.pour(&fs, &engine)?;
+    salvaged.pour(&fs, &engine).inspect_err(|_| {
+        // Its threads end, and what it holds on disk is given back.
+        let _ = engine.close_within(Duration::ZERO);
+        engine.fs.unlock();
+    })?;
     engine
         .fs
         .publish(beside.path())
@@ -200,7 +205,7 @@ impl<F: Fs> Salvaged<F> {
                 reason,
             });
         }
-        engine.close_within(std::time::Duration::ZERO)?;
+        engine.close_within(Duration::ZERO)?;
         self.report.duration = self.started.elapsed();
         Ok(())
     }

@@ -49,10 +49,11 @@ impl<'a, F: FsFile> Window<'a, F> {
         &self.buffer[from..from + want as usize]
     }
 
-    /// All of it.
-    pub fn whole(mut self) -> Vec<u8> {
+    /// All of it, and what of it could not be read.
+    pub fn whole(mut self) -> (Vec<u8>, Vec<(u64, u64, io::Error)>) {
         let len = self.len;
-        self.at(0, len).to_vec()
+        self.at(0, len);
+        (self.buffer, self.unreadable)
     }
 
     fn fill(&mut self, offset: u64, len: u64) {
