@@ -343,7 +343,14 @@ impl World {
                     writes.push((name(id), value));
                 }
                 store.write(&batch).unwrap();
-                self.write(writes);
+                // A batch of one is a plain removal; a larger one has a tombstone for every key it removes.
+                let needless = match &writes[..] {
+                    [(key, None)] => !self.now.contains_key(key),
+                    _ => false,
+                };
+                if !needless {
+                    self.write(writes);
+                }
             }
             Beside::Rotate => store.rotate_now().unwrap(),
             Beside::Compact(255) => drop(store.compact().unwrap()),
@@ -643,7 +650,12 @@ fn readers_see_whole_loads_while_others_write_and_compact() {
         assert_eq!(all(&store), expected);
     });
     assert!(seen.load(Ordering::Relaxed) > 0);
-    let options = options.close_budget(std::time::Duration::ZERO);
+    // Compaction may still be at work: the books are those of the store without it.
+    let expected = all(&store);
+    store.close().unwrap();
+    let options = options.compaction(Compaction::Manual);
+    let store = options.open(dir.path()).unwrap();
+    assert_eq!(all(&store), expected);
     drop(reopens_the_same(store, &options, dir.path()));
 }
 
