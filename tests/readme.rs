@@ -41,7 +41,7 @@ fn the_sessions_go_as_they_are_shown() {
 #[test]
 fn the_scripts_run_on_the_store_of_the_session() {
     let scripts = blocks("sh");
-    assert_eq!(scripts.len(), 2);
+    assert_eq!(scripts.len(), 3);
     let dir = store_with(&pairs([("temperature", "-5"), ("city", "Oslo")]));
     let ran = shell(dir.path(), &format!("set -eu\n{}", scripts[0])).good();
     assert_eq!(ran.sorted(), ["-5", "-5", "Oslo"]);
@@ -55,6 +55,11 @@ fn the_scripts_run_on_the_store_of_the_session() {
     for name in ["other", "tuesday", "again"] {
         assert_eq!(content(&dir.path().join(name)), later, "{name}");
     }
+    for key in ["old/1", "old/2"] {
+        run(dir.path(), ["set", key, "x"]).good();
+    }
+    shell(dir.path(), &format!("set -eu\n{}", scripts[2])).good();
+    assert_eq!(content(dir.path()), wanted);
 }
 
 #[test]

@@ -1,14 +1,9 @@
 //! What happened since the store was opened, as far as it happens rarely: syncs and compaction. What a
 //! write counts stands in the section, and a read counts nothing.
 
-use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::engine::core::Engine;
-use crate::engine::latency::Timed;
 use crate::engine::report::{CompactReport, CompactionStats};
-use crate::engine::segment::Segment;
-use crate::storage::fs::Fs;
 use crate::sync::Mutex;
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,16 +55,11 @@ impl Counters {
         compaction.brakes += 1;
         compaction.brake_time += took;
     }
-}
 
-impl<F: Fs> Engine<F> {
-    /// As [`Segment::sync`], counted.
-    pub(crate) fn sync_segment(&self, segment: &Segment<F>) -> io::Result<()> {
-        let started = Instant::now();
-        let synced = self.timers.time(Timed::Sync, || segment.sync());
-        let counted = &mut *self.counters.0.lock();
+    /// A sync of a segment took so long.
+    pub(crate) fn note_sync(&self, took: Duration) {
+        let mut counted = self.0.lock();
         counted.syncs += 1;
-        counted.sync_time += started.elapsed();
-        synced
+        counted.sync_time += took;
     }
 }

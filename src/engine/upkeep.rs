@@ -23,6 +23,7 @@ use crate::engine::catalog::{End, LogEnd, seal_body};
 use crate::engine::core::{Active, Engine, Section};
 use crate::engine::error::{Error, Result};
 use crate::engine::hints;
+use crate::engine::latency::Timed;
 use crate::engine::options::Durability;
 use crate::engine::pending::Ticket;
 use crate::engine::populate::{self, Ahead};
@@ -44,6 +45,14 @@ impl<F: Fs> Engine<F> {
             path: path.clone(),
             source,
         }
+    }
+
+    /// As [`Segment::sync`], counted.
+    pub(crate) fn sync_segment(&self, segment: &Segment<F>) -> std::io::Result<()> {
+        let started = Instant::now();
+        let synced = self.timers.time(Timed::Sync, || segment.sync());
+        self.counters.note_sync(started.elapsed());
+        synced
     }
 
     /// A sync failed outside the section.

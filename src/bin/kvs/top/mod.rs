@@ -31,8 +31,8 @@ const LOOK_OUT: Duration = Duration::from_millis(25);
 /// Columns of the table beside the bar, about.
 const TABLE_COLUMNS: u16 = 64;
 
-/// Lines of a frame that are no segments.
-const OTHER_LINES: usize = 13;
+/// Lines of a frame that are no segments, and the one behind it where the cursor stays.
+const OTHER_LINES: usize = 14;
 
 /// Segments that are shown in a pipe, or on a terminal of unknown height.
 const SEGMENTS_MAX: usize = 1000;
