@@ -557,7 +557,8 @@ fn closing_gives_back_what_has_expired() {
     }
     time.set(7_000);
     let report = store.close().unwrap();
-    assert!(report.compacted.records_expired > 5_000, "{report:?}");
+    // By itself, or by the thread that had just looked.
+    assert!(report.closed && report.undone.is_empty(), "{report:?}");
     let store = options.open(dir.path()).unwrap();
     assert!(store.stats().disk_bytes < 2 << 20, "{report:?}");
 }

@@ -612,7 +612,7 @@ fn errors_are_told_in_the_words_of_redis() {
         (&["incrbyfloat", "a", "x"], "ERR value is not a valid float"),
         (&["setrange", "a", "-1", "b"], "ERR offset is out of range"),
         (&["scan", "x"], "ERR invalid cursor"),
-        (&["scan", "-1"], "ERR invalid cursor"),
+        (&["scan", "-"], "ERR invalid cursor"),
         (&["scan", "0", "count", "0"], "ERR syntax error"),
         (
             &["select", "x"],

@@ -297,31 +297,35 @@ impl ExpiryHistogram {
             let used = used.map_or(0, |bucket| bucket as u64);
             match earlier {
                 0 => used.max((at - histogram.first_ms) / histogram.bucket_ms),
-                _ => used + earlier.div_ceil(histogram.bucket_ms),
+                _ => used.saturating_add(earlier.div_ceil(histogram.bucket_ms)),
             }
         };
         while last(self) >= LATER as u64 {
-            self.bucket_ms *= 2;
+            // A hint may say anything: widths and sums of its own have no bound.
+            self.bucket_ms = self.bucket_ms.saturating_mul(2);
             for bucket in 0..LATER {
                 let pair = [2 * bucket, 2 * bucket + 1].map(|from| match from < LATER {
                     true => core::mem::take(&mut self.bytes[from]),
                     false => 0,
                 });
-                self.bytes[bucket] = pair[0] + pair[1];
+                self.bytes[bucket] = pair[0].saturating_add(pair[1]);
             }
         }
         if earlier > 0 {
             let shift = earlier.div_ceil(self.bucket_ms).min(LATER as u64) as usize;
             for bucket in (0..LATER).rev() {
                 let bytes = core::mem::take(&mut self.bytes[bucket]);
-                self.bytes[(bucket + shift).min(LATER)] += bytes;
+                let to = &mut self.bytes[(bucket + shift).min(LATER)];
+                *to = to.saturating_add(bytes);
             }
             // By whole buckets, so that nothing is known later for it.
             self.first_ms = self
                 .first_ms
                 .saturating_sub(self.bucket_ms.saturating_mul(shift as u64));
         }
-        self.bytes[self.bucket(at)] += size;
+        let bucket = self.bucket(at);
+        let bucket = &mut self.bytes[bucket];
+        *bucket = bucket.saturating_add(size);
     }
 
     /// Bytes of all records in it.
@@ -521,6 +525,23 @@ pub fn entries_of(entries: &[HintEntry], shard_bits: u8, fingerprint: Fingerprin
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_histogram_that_says_what_no_store_writes_takes_more_without_a_panic() {
+        use super::{EXPIRY_BUCKETS, ExpiryHistogram};
+        for (first_ms, bucket_ms) in [(0, 1 << 63), (u64::MAX, 1), (u64::MAX, u64::MAX), (5, 0)] {
+            for at in [0, 1, u64::MAX] {
+                let mut histogram = ExpiryHistogram {
+                    first_ms,
+                    bucket_ms,
+                    bytes: [u64::MAX; EXPIRY_BUCKETS],
+                };
+                histogram.add(at, 100);
+                assert_eq!(histogram.total(), u64::MAX);
+                let _ = (histogram.expired(u64::MAX), histogram.next_change(0));
+            }
+        }
+    }
+
     use super::*;
 
     /// A generator of numbers (Steele, Lea, Flood, 2014).

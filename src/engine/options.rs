@@ -220,8 +220,9 @@ impl Options {
     /// The store takes the latest time it was ever told: where `now` goes back, time stands still.
     /// That holds as long as the process lives. Nothing on disk states the time, so after a restart
     /// with a clock that was set back, a key that had expired shows again until its time comes anew,
-    /// unless its space was given back meanwhile. Whatever the clock says, no older value ever shows,
-    /// and writes are never ordered by it.
+    /// unless its space was given back meanwhile; also one that was removed when it had expired, since
+    /// nothing is written then. No value shows that was overwritten before it expired, and writes are
+    /// never ordered by the clock.
     ///
     /// Options are equal only if they have the same clock: those for a second handle of an open store
     /// are a clone of the first. `now` is called by every thread that meets a key that expires.

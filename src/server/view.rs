@@ -44,6 +44,9 @@ struct Changed {
     ends: Option<u64>,
 }
 
+/// A value, and when it ends (`None`: never).
+type Ending<V> = (Found<V>, Option<u64>);
+
 /// See the head of this file.
 pub struct View<'a, E> {
     pub engine: &'a E,
@@ -149,12 +152,37 @@ impl<'a, E: Engine> View<'a, E> {
         self.set_ending(key, value, ends)
     }
 
-    /// Stores a value that ends when the one before did.
-    pub fn set_keeping(&mut self, key: &[u8], value: Vec<u8>) -> EngineResult<()> {
-        match self.ends(key)? {
+    /// As [`View::get`], with when the value ends (`None`: never), from one look: between two of them
+    /// time may pass.
+    pub fn get_ending(&mut self, key: &[u8]) -> EngineResult<Option<Ending<E::Value>>> {
+        if let Some(change) = self.changes.get(key) {
+            self.rests.on_changes = true;
+            let found = |changed: Changed| (Found::Changed(changed.value), changed.ends);
+            return Ok(change.clone().map(found));
+        }
+        let newest = self.engine.newest(key)?;
+        self.rest_on(newest.ticket);
+        let ends = newest.expires_at_ms;
+        Ok(newest.value.map(|value| (Found::Stored(value), ends)))
+    }
+
+    /// Stores a value in the place of one that was seen to end then (`None`: there was none).
+    pub fn set_in_place(
+        &mut self,
+        key: &[u8],
+        value: Vec<u8>,
+        seen: Option<Option<u64>>,
+    ) -> EngineResult<()> {
+        match seen {
             Some(ends) => self.set_ending(key, value, ends),
             None => self.set(key, value),
         }
+    }
+
+    /// Stores a value that ends when the one before did.
+    pub fn set_keeping(&mut self, key: &[u8], value: Vec<u8>) -> EngineResult<()> {
+        let ends = self.ends(key)?;
+        self.set_in_place(key, value, ends)
     }
 
     /// When the value of `key` ends: `None` if it has none, `Some(None)` if it never does.

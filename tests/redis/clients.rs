@@ -197,7 +197,7 @@ fn redis_cli_walks_all_keys_and_measures() {
     keys.dedup();
     assert_eq!(keys.len(), 300);
     let biggest = cli(&["--bigkeys"]);
-    assert!(biggest.contains("\"walk:299\" with 300 bytes"), "{biggest}");
+    assert!(biggest.contains("\"walk:299\"' has 300 bytes"), "{biggest}");
 }
 
 fn cli_set(kvs: &Kvs, key: &str, value: &str) -> String {

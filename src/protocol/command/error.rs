@@ -38,10 +38,23 @@ pub enum CommandError {
     },
     /// A negative place in a value.
     Offset,
+    /// An option of a command that takes others.
+    UnsupportedOption {
+        /// It, at most 128 bytes of it.
+        name: Vec<u8>,
+    },
     /// Not a number that `SCAN` gave.
     Cursor,
     /// Another text of Redis'.
     Other(&'static str),
+}
+
+impl CommandError {
+    /// [`CommandError::UnsupportedOption`] of what was given.
+    pub(super) fn unsupported_option(given: &[u8]) -> Self {
+        let name = given[..given.len().min(128)].to_vec();
+        Self::UnsupportedOption { name }
+    }
 }
 
 impl fmt::Display for CommandError {
@@ -68,6 +81,9 @@ impl fmt::Display for CommandError {
                 write!(f, "invalid expire time in '{command}' command")
             }
             Self::Offset => f.write_str("offset is out of range"),
+            Self::UnsupportedOption { name } => {
+                write!(f, "Unsupported option {}", String::from_utf8_lossy(name))
+            }
             Self::Cursor => f.write_str("invalid cursor"),
             Self::Other(text) => f.write_str(text),
         }

@@ -264,7 +264,7 @@ fn expire<'a>(
             option if is(option, "XX") => condition.present = true,
             option if is(option, "GT") => condition.later = true,
             option if is(option, "LT") => condition.sooner = true,
-            _ => return Err(CommandError::Other("Unsupported option")),
+            _ => return Err(CommandError::unsupported_option(option)),
         }
     }
     if condition.absent && (condition.present || condition.later || condition.sooner) {
@@ -341,13 +341,28 @@ impl<'a> Options<'a> {
     }
 }
 
+/// A cursor as `strtoul` reads it: nothing is 0, and a minus wraps.
+fn cursor_of(text: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(text).ok()?;
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+    match (text, digits) {
+        ("", _) => Some(0),
+        (_, "") => None,
+        _ if !is_number => None,
+        _ => {
+            let number: u64 = digits.parse().ok()?;
+            Some(match text.starts_with('-') {
+                true => number.wrapping_neg(),
+                false => number,
+            })
+        }
+    }
+}
+
 fn scan<'a>(cursor: &[u8], options: &[&'a [u8]]) -> Result<Scan<'a>> {
-    let digits = std::str::from_utf8(cursor).ok();
-    let cursor = digits.filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
     let mut scan = Scan {
-        cursor: cursor
-            .and_then(|text| text.parse().ok())
-            .ok_or(CommandError::Cursor)?,
+        cursor: cursor_of(cursor).ok_or(CommandError::Cursor)?,
         pattern: None,
         count: SCAN_COUNT,
         kind: None,

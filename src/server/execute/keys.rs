@@ -55,14 +55,13 @@ pub fn rename<E: Engine>(
         let operation = Operation::Batch;
         return Err(EngineError::Unsupported { operation }.into());
     }
-    let bytes = view.get(from)?.ok_or(NO_SUCH_KEY)?.into_vec();
+    let (found, ends) = view.get_ending(from)?.ok_or(NO_SUCH_KEY)?;
     if if_absent && view.contains(to)? {
         return Ok(Reply::flag(false));
     }
     // To its own name nothing happens, also for those who watch.
     if from != to {
-        let ends = view.ends(from)?.flatten();
-        view.set_ending(to, bytes, ends)?;
+        view.set_ending(to, found.into_vec(), ends)?;
         view.remove(from)?;
     }
     Ok(match if_absent {
@@ -75,13 +74,12 @@ pub fn copy<E: Engine>(view: &mut View<'_, E>, from: &[u8], to: &[u8], replace: 
     if from == to {
         return Err(CommandError::Other("source and destination objects are the same").into());
     }
-    let Some(found) = view.get(from)? else {
+    let Some((found, ends)) = view.get_ending(from)? else {
         return Ok(Reply::flag(false));
     };
     if !replace && view.contains(to)? {
         return Ok(Reply::flag(false));
     }
-    let ends = view.ends(from)?.flatten();
     view.set_ending(to, found.into_vec(), ends)?;
     Ok(Reply::flag(true))
 }

@@ -75,18 +75,18 @@ pub fn get_ex<E: Engine>(view: &mut View<'_, E>, key: &[u8], ttl: Ttl) -> Answer
         return get(view, key);
     }
     needs_expiry(view)?;
-    let found = view.get(key)?;
+    let Some((found, old)) = view.get_ending(key)? else {
+        return Ok(Reply::Null);
+    };
     let ends = match ttl {
-        Ttl::Default | Ttl::Keep => view.ends(key)?.flatten(),
+        Ttl::Default | Ttl::Keep => old,
         Ttl::Persist => None,
         Ttl::Expire(expire) => Some(absolute(expire, view.engine.now_ms())),
     };
-    if let Some(found) = &found
-        && view.ends(key)? != Some(ends)
-    {
+    if ends != old {
         view.set_ending(key, found.bytes().to_vec(), ends)?;
     }
-    Ok(value::<E>(found))
+    Ok(value::<E>(Some(found)))
 }
 
 pub fn mget<E: Engine>(view: &mut View<'_, E>, keys: &[&[u8]]) -> Answer<E> {
@@ -136,18 +136,25 @@ pub fn mset_nx<E: Engine>(view: &mut View<'_, E>, pairs: &[&[u8]]) -> Answer<E> 
     Ok(Reply::flag(true))
 }
 
-fn old_bytes<E: Engine>(view: &mut View<'_, E>, key: &[u8]) -> Result<Vec<u8>, EngineError> {
-    Ok(view.get(key)?.map_or_else(Vec::new, |old| old.into_vec()))
+/// The bytes of the value, none if there is none, and when it ends if there is one.
+fn old_bytes<E: Engine>(
+    view: &mut View<'_, E>,
+    key: &[u8],
+) -> Result<(Vec<u8>, Option<Option<u64>>), EngineError> {
+    Ok(match view.get_ending(key)? {
+        Some((old, ends)) => (old.into_vec(), Some(ends)),
+        None => (Vec::new(), None),
+    })
 }
 
 pub fn append<E: Engine>(view: &mut View<'_, E>, key: &[u8], more: &[u8]) -> Answer<E> {
-    let mut bytes = old_bytes(view, key)?;
+    let (mut bytes, seen) = old_bytes(view, key)?;
     if bytes.len() + more.len() > VALUE_BYTES_MAX {
         return Err(TOO_LONG.into());
     }
     bytes.extend_from_slice(more);
     let len = bytes.len();
-    view.set_keeping(key, bytes)?;
+    view.set_in_place(key, bytes, seen)?;
     Ok(Reply::count(len as u64))
 }
 
@@ -190,28 +197,32 @@ pub fn set_range<E: Engine>(
         .ok()
         .and_then(|at| at.checked_add(new.len()));
     let end = end.filter(|end| *end <= VALUE_BYTES_MAX).ok_or(TOO_LONG)?;
-    let mut bytes = old_bytes(view, key)?;
+    let (mut bytes, seen) = old_bytes(view, key)?;
     bytes.resize(bytes.len().max(end), 0);
     bytes[end - new.len()..end].copy_from_slice(new);
     let len = bytes.len();
-    view.set_keeping(key, bytes)?;
+    view.set_in_place(key, bytes, seen)?;
     Ok(Reply::count(len as u64))
 }
 
 pub fn increment<E: Engine>(view: &mut View<'_, E>, key: &[u8], by: i64) -> Answer<E> {
-    let old = match view.get(key)? {
-        None => 0,
-        Some(found) => integer(found.bytes()).ok_or(CommandError::NotAnInteger)?,
+    let (old, seen) = match view.get_ending(key)? {
+        None => (0, None),
+        Some((found, ends)) => {
+            let old = integer(found.bytes()).ok_or(CommandError::NotAnInteger)?;
+            (old, Some(ends))
+        }
     };
     let overflow = CommandError::Other("increment or decrement would overflow");
     let new = old.checked_add(by).ok_or(overflow)?;
-    view.set_keeping(key, new.to_string().into_bytes())?;
+    view.set_in_place(key, new.to_string().into_bytes(), seen)?;
     Ok(Reply::Integer(new))
 }
 
 pub fn increment_float<E: Engine>(view: &mut View<'_, E>, key: &[u8], by: &[u8]) -> Answer<E> {
-    let old = view.get(key)?;
-    let old = old.as_ref().map_or(&b"0"[..], |found| found.bytes());
+    let found = view.get_ending(key)?;
+    let seen = found.as_ref().map(|(_, ends)| *ends);
+    let old = found.as_ref().map_or(&b"0"[..], |(found, _)| found.bytes());
     let sum = match (decimal(old), decimal(by)) {
         (Some(old), Some(by)) => add(old, by),
         _ => None,
@@ -230,7 +241,7 @@ pub fn increment_float<E: Engine>(view: &mut View<'_, E>, key: &[u8], by: &[u8])
             sum.to_string()
         }
     };
-    view.set_keeping(key, sum.clone().into_bytes())?;
+    view.set_in_place(key, sum.clone().into_bytes(), seen)?;
     Ok(Reply::bulk(sum))
 }
 

@@ -262,7 +262,8 @@ impl Iterator for Pairs<'_> {
             }
             match self.from.recv_timeout(LOOK) {
                 Ok(Message::Batch { batch, bytes }) => {
-                    if batch.entries().any(|(_, _, expiry)| expiry.is_some()) {
+                    let mut entries = batch.entries();
+                    if entries.any(|(_, value, expiry)| value.is_none() || expiry.is_some()) {
                         return Some(Err(expires()));
                     }
                     self.tally.add(batch.len() as u64, bytes);
@@ -453,10 +454,6 @@ impl Collector {
         expires_at: Option<u64>,
         place: impl FnOnce() -> String,
     ) -> Result<(), Gone> {
-        if expires_at.is_some_and(|at| at <= self.now) {
-            // It counts as removed.
-            return Ok(());
-        }
         let lengths = [
             ("key", key.len(), KEY_BYTES_MAX),
             ("value", value.len(), VALUE_BYTES_MAX),
@@ -465,7 +462,9 @@ impl Collector {
             let reason = format!("{what} of {len} bytes, at most {max} are allowed");
             return self.bad(place(), reason);
         }
-        if value.len() >= BATCH_BYTES {
+        // One that is over counts as removed, and an older value must not outlive it.
+        let is_over = expires_at.is_some_and(|at| at <= self.now);
+        if value.len() >= BATCH_BYTES && !is_over {
             // In the order they came: a key may come twice.
             self.flush()?;
             return self.send(Message::Single {
@@ -475,6 +474,7 @@ impl Collector {
             });
         }
         match expires_at {
+            Some(_) if is_over => self.batch.remove(key),
             Some(ms) => self.batch.set_with_expiry(key, value, Expiry::At(ms)),
             None => self.batch.set(key, value),
         };
