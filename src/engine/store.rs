@@ -578,7 +578,8 @@ impl Store {
     /// The whole store as it is now, to be read while writes and compaction go on.
     ///
     /// A write that has returned is in it, a batch is in it whole or not at all, and what comes later is
-    /// not. Cost: tens of microseconds, under the lock of the writers; then see [`Snapshot`].
+    /// not. Cost: a reference to each of at most 1,024 shards, taken under the lock of the writers; then
+    /// see [`Snapshot`].
     ///
     /// # Errors
     /// [`crate::Error::Poisoned`] after a failed sync, if anything was written since the last good one.
