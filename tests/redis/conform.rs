@@ -208,6 +208,13 @@ fn answer(addr: std::net::SocketAddr, version: u8, request: &Request) -> Vec<u8>
     bare.reply().1
 }
 
+/// Whether both walked keys: what is found from which cursor on, and in which order, hangs on the seeds
+/// of two hashes, which are others in every run.
+fn are_scans(request: &Request, ours: &[u8], theirs: &[u8]) -> bool {
+    let walks = |reply: &[u8]| reply.starts_with(b"*2\r\n");
+    request[0].eq_ignore_ascii_case(b"SCAN") && walks(ours) && walks(theirs)
+}
+
 #[test]
 fn every_command_refuses_what_redis_refuses_in_the_same_words() {
     if !is_there("redis-server") {
@@ -224,7 +231,7 @@ fn every_command_refuses_what_redis_refuses_in_the_same_words() {
             let theirs = answer(redis.addr, version, request);
             let ours = answer(kvs.addr, version, request);
             let line = shown(request);
-            if ours == theirs {
+            if ours == theirs || are_scans(request, &ours, &theirs) {
                 same += 1;
                 continue;
             }
