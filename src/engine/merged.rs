@@ -22,7 +22,7 @@ use crate::engine::hints;
 use crate::engine::populate::Ahead;
 use crate::engine::scan::{LastRecord, scan, summary};
 use crate::engine::segment::{Graves, Segment};
-use crate::engine::tasks::Fresh;
+use crate::engine::tasks::{Fresh, HintJob};
 use crate::storage::fs::{Fs, FsFile};
 use crate::storage::location::Word;
 
@@ -77,6 +77,18 @@ impl<F: Fs> Output<F> {
     /// When its records that expire do.
     fn expiry(&self) -> ExpiryHistogram {
         ExpiryHistogram::of(self.expiring.iter().copied())
+    }
+
+    /// What its hint is written of, later: its entries are sorted. `None` of an empty one.
+    pub(crate) fn into_hint(self) -> Option<HintJob<F>> {
+        let (segment, map) = (self.fresh.segment, self.fresh.map);
+        let _ = map.seal();
+        Some(HintJob {
+            segment,
+            entries: self.entries,
+            expiring: self.expiring,
+            last: self.last?,
+        })
     }
 
     /// The segment.
@@ -258,6 +270,28 @@ impl<F: Fs> Engine<F> {
             &self.hash_key,
         );
         let _ = hints::write(&self.fs, header.id, &bytes);
+    }
+
+    /// The hint of a segment that counts, and may be compacted away at any moment. Best effort.
+    pub(crate) fn write_hint_of(&self, job: &HintJob<F>) {
+        // On a full disk the room is needed for more important things.
+        if self.reserve.is_lent() {
+            return;
+        }
+        let header = &job.segment.header;
+        let bytes = hints::encode_sorted(
+            header,
+            &job.entries,
+            &ExpiryHistogram::of(job.expiring.iter().copied()),
+            &job.last,
+            self.index.bits(),
+            &self.hash_key,
+        );
+        let _ = hints::write(&self.fs, header.id, &bytes);
+        // Compaction forgets a segment before it removes its files: whoever comes last removes this one.
+        if !self.segments.read().contains_key(&header.id) {
+            let _ = self.fs.unlink(&name::hint(header.id));
+        }
     }
 
     /// Removes what nobody points at. Best effort: what stays is removed when the store is opened.

@@ -7,7 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::sync::{Condvar, Mutex};
 
+use kvs_format::hint::HintEntry;
+
 use crate::engine::catalog::End;
+use crate::engine::scan::LastRecord;
 use crate::engine::segment::Segment;
 use crate::storage::fs::Fs;
 use crate::storage::mmap::MapWriter;
@@ -25,9 +28,20 @@ pub(crate) struct SealJob<F: Fs> {
     pub(crate) end: End,
 }
 
+/// The hint of a segment that counts already.
+pub(crate) struct HintJob<F: Fs> {
+    pub(crate) segment: Arc<Segment<F>>,
+    /// Sorted as they stand in the hint.
+    pub(crate) entries: Vec<HintEntry>,
+    /// When those that expire do, and their sizes.
+    pub(crate) expiring: Vec<(u64, u64)>,
+    pub(crate) last: LastRecord,
+}
+
 pub(crate) enum Task<F: Fs> {
     Prepare { bytes: u64, stored: u64 },
     Seal(SealJob<F>),
+    Hint(HintJob<F>),
 }
 
 pub(crate) struct State<F: Fs> {

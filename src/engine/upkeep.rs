@@ -511,7 +511,7 @@ impl<F: Fs> Engine<F> {
         self.submit(Task::Prepare { bytes, stored });
     }
 
-    fn submit(&self, task: Task<F>) {
+    pub(crate) fn submit(&self, task: Task<F>) {
         let mut state = self.upkeep.state.lock();
         state.tasks.push_back(task);
         if state.worker.is_none()
@@ -562,6 +562,7 @@ impl<F: Fs> Engine<F> {
                 // An error has raised the flag.
                 let _ = self.seal(job);
             }
+            Task::Hint(job) => self.write_hint_of(&job),
             Task::Prepare { bytes, stored } => {
                 self.keep_reserve_of(stored);
                 // Without one the writer creates it itself, and gets the error.

@@ -8,6 +8,7 @@ use kvs_format::record::{Draft, Kind};
 use kvs_format::segment::{PAGE_BYTES, SegmentKind};
 use kvs_format::system::{FOOTER_RECORD_BYTES, MARK_RECORD_BYTES};
 
+use crate::engine::bulk::syncing::{STEP_BYTES, Syncing};
 use crate::engine::bulk::tables::{Source, Tables};
 use crate::engine::core::{Engine, Section};
 use crate::engine::error::{Error, Result};
@@ -15,10 +16,12 @@ use crate::engine::merged::{EDIT_BYTES, Output};
 use crate::engine::pending::Ticket;
 use crate::engine::report::LoadReport;
 use crate::engine::reserve::Need;
-use crate::engine::segment::Segment;
-use crate::engine::tasks::{FailOnPanic, Fresh};
+use crate::engine::tasks::{FailOnPanic, Fresh, Task};
 use crate::engine::upkeep::SHRINKING_BYTES_MIN;
 use crate::storage::fs::Fs;
+
+/// How much larger its segments are than those of a log in a store of the size that the load leads to.
+const SIZE_FACTOR: u64 = 4;
 
 /// Changes that are not worth another round outside the section.
 const FEW_CHANGES: usize = 64;
@@ -34,12 +37,21 @@ struct Ingest<'a, F: Fs> {
     report: LoadReport,
     /// Bytes in the outputs that are full.
     full: u64,
+    syncing: Option<Syncing<F>>,
+    /// Outputs whose entries were sent there to be sorted: all but the last, or none.
+    sorting: usize,
+    /// Offset in the last output at which to ask for the next sync.
+    sync_at: u64,
     /// The manifest lists the outputs, or may.
     listed: bool,
 }
 
 impl<F: Fs> Drop for Ingest<'_, F> {
     fn drop(&mut self) {
+        if let Some(syncing) = self.syncing.take() {
+            // The load has failed already.
+            let _ = syncing.end();
+        }
         if !self.listed {
             self.engine.remove_outputs(&self.outputs);
         } else if std::thread::panicking() {
@@ -103,6 +115,9 @@ impl<F: Fs> Engine<F> {
             outputs: Vec::new(),
             report: LoadReport::default(),
             full: 0,
+            syncing: Syncing::start(self),
+            sorting: 0,
+            sync_at: u64::MAX,
             listed: false,
         })
     }
@@ -159,6 +174,10 @@ impl<F: Fs> Ingest<'_, F> {
             value,
             None,
         )?;
+        let offset = output.offset;
+        if offset >= self.sync_at {
+            self.sync_beside();
+        }
         self.report.pairs += 1;
         self.report.bytes += (key.len() + value.len()) as u64;
         Ok(())
@@ -167,6 +186,10 @@ impl<F: Fs> Ingest<'_, F> {
     #[cold]
     fn next_output(&mut self, size: u64, left: u64) -> Result<()> {
         self.end_last()?;
+        if let (Some(syncing), Some(last)) = (&self.syncing, self.outputs.last_mut()) {
+            syncing.sort(self.sorting, std::mem::take(&mut last.entries));
+            self.sorting += 1;
+        }
         let engine = self.engine;
         let config = &engine.config;
         // What is yet to come is about as large as what has come. A hint may say anything.
@@ -179,13 +202,16 @@ impl<F: Fs> Ingest<'_, F> {
             let section = engine.section.lock();
             section.ends.values().map(|end| end.length).sum()
         };
-        let usual = config.segment_size(stored + self.full + coming, 0);
+        // Each costs two syncs that the load waits for.
+        let expected = stored + self.full + coming;
+        let usual = config.segment_size(expected.saturating_mul(SIZE_FACTOR), 0);
         let least = (PAGE_BYTES + size + FOOTER_RECORD_BYTES).next_multiple_of(4096);
         let fresh = engine.create_for_load(usual.max(least), least)?;
         let room = fresh.capacity / average.max(1);
         let mut output = Output::new(fresh, config.populates());
         output.entries.reserve(left.min(room) as usize);
         self.outputs.push(output);
+        self.sync_at = STEP_BYTES;
         Ok(())
     }
 
@@ -193,6 +219,7 @@ impl<F: Fs> Ingest<'_, F> {
         if let Some(last) = self.outputs.last_mut() {
             self.engine.end_output(last)?;
             self.full += last.offset;
+            self.sync_beside();
         }
         Ok(())
     }
@@ -201,72 +228,76 @@ impl<F: Fs> Ingest<'_, F> {
     fn finish(mut self) -> Result<LoadReport> {
         let _fails = FailOnPanic(&self.engine.upkeep);
         self.end_last()?;
-        self.sync()?;
         let engine = self.engine;
         // Nothing is moved until the load is in the index.
         let _one = engine.compaction.lock();
         // Everything that is older than the load is visible.
         engine.wait(Ticket(self.lsn))?;
+        self.sort()?;
         let mut tables = self.tables()?;
+        self.sync()?;
         self.catch_up(&mut tables);
         self.list()?;
         self.catch_up(&mut tables);
         self.publish(tables);
         self.report.segments = self.outputs.len() as u64;
         for output in self.outputs.drain(..) {
-            let _ = output.fresh.map.seal();
+            let Some(hint) = output.into_hint() else {
+                continue;
+            };
+            match engine.config.threads {
+                true => engine.submit(Task::Hint(hint)),
+                false => engine.write_hint_of(&hint),
+            }
         }
         Ok(self.report)
     }
 
-    /// Files and names become durable; beside that, hints are written and entries sorted.
+    /// What is written so far goes to the disk.
+    #[cold]
+    fn sync_beside(&mut self) {
+        let Some(last) = self.outputs.last() else {
+            return;
+        };
+        self.sync_at = match &self.syncing {
+            Some(syncing) => {
+                syncing.sync(&last.fresh.segment);
+                last.offset + STEP_BYTES
+            }
+            None => u64::MAX,
+        };
+    }
+
+    /// The entries of all outputs are sorted.
+    fn sort(&mut self) -> Result<()> {
+        // The last, or all.
+        for output in &mut self.outputs[self.sorting..] {
+            self.engine.sort_output(output);
+        }
+        for _ in 0..self.sorting {
+            let sorted = match &self.syncing {
+                Some(syncing) => syncing.sorted(),
+                None => break,
+            };
+            match sorted {
+                Ok((output, entries)) => self.outputs[output].entries = entries,
+                // It failed, and tells why.
+                Err(error) => return Err(self.sync().err().unwrap_or(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Files and names are durable.
     fn sync(&mut self) -> Result<()> {
         let engine = self.engine;
-        let segments: Vec<Arc<Segment<F>>> = self
-            .outputs
-            .iter()
-            .map(|output| Arc::clone(&output.fresh.segment))
-            .collect();
-        let sync = || {
-            let _fails = FailOnPanic(&engine.upkeep);
-            segments
-                .iter()
-                .try_for_each(|segment| engine.sync_output(segment))
-        };
-        let outputs = &mut self.outputs;
-        let mut hint = || {
-            for output in outputs.iter_mut() {
-                engine.sort_output(output);
-                // On a full disk the room is needed for more important things.
-                if !engine.reserve.is_lent() {
-                    engine.write_output_hint(output);
+        match self.syncing.take() {
+            Some(syncing) => syncing.end()?,
+            None => {
+                for output in &self.outputs {
+                    engine.sync_output(output.segment())?;
                 }
             }
-        };
-        // Schedules that a test chooses know nothing of this thread.
-        if !engine.config.threads || cfg!(kvs_shuttle) {
-            sync()?;
-            hint();
-        } else {
-            std::thread::scope(|scope| {
-                let builder = std::thread::Builder::new().name("kvs-load".to_owned());
-                match builder.spawn_scoped(scope, sync) {
-                    Ok(syncing) => {
-                        hint();
-                        match syncing.join() {
-                            Ok(synced) => synced,
-                            Err(_) => Err(Error::Poisoned),
-                        }
-                    }
-                    // No thread to be had.
-                    Err(_) => {
-                        hint();
-                        segments
-                            .iter()
-                            .try_for_each(|segment| engine.sync_output(segment))
-                    }
-                }
-            })?;
         }
         engine.sync_dir()
     }
@@ -407,5 +438,22 @@ mod tests {
         drop(lease);
         assert_eq!(load().unwrap().segments, 4);
         assert_eq!(engine.len(), 201);
+    }
+
+    #[test]
+    fn a_hint_does_not_stay_when_its_segment_is_gone() {
+        let engine = Engine::open(RealFs::in_memory(), Config::new(&Options::new())).unwrap();
+        let mut ingest = engine.begin_load().unwrap();
+        ingest.take(b"key", b"value", || 0).unwrap();
+        ingest.end_last().unwrap();
+        let id = ingest.outputs[0].segment().header.id;
+        let hint = kvs_format::name::hint(id);
+        let there = || engine.fs.list().unwrap().contains(&hint.to_string());
+        engine.write_output_hint(&ingest.outputs[0]);
+        assert!(there());
+        // As if compaction had retired it before the hint was written.
+        let job = ingest.outputs.pop().unwrap().into_hint().unwrap();
+        engine.write_hint_of(&job);
+        assert!(!there());
     }
 }
