@@ -35,8 +35,13 @@ const LAYERS: Layers<'static> = &[
     ("client", &["", "protocol"]),
 ];
 
-/// Where `unsafe` may stand: the maps, and an allocator that counts for a test.
-const UNSAFE_HOMES: [&str; 2] = ["src/storage/mmap.rs", "format/tests/no_alloc.rs"];
+/// Where `unsafe` may stand: the maps, an allocator that counts for a test, and the C interfaces of what
+/// benches compare with.
+const UNSAFE_HOMES: [&str; 3] = [
+    "src/storage/mmap.rs",
+    "format/tests/no_alloc.rs",
+    "benches/compare/src/foreign.rs",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

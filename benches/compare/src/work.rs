@@ -117,6 +117,49 @@ fn latencies(outcome: &mut Outcome, prefix: &str, histogram: &Histogram<u64>) {
     outcome.set(&format!("{prefix}samples"), histogram.len() as f64);
 }
 
+/// Does `work` with every input at once, each in a thread of its own. The time is that from the first
+/// thread's beginning to the last one's end.
+fn together<I: Sync, T: Send>(inputs: &[I], work: impl Fn(&I) -> T + Sync) -> (Vec<T>, Cost) {
+    let start = Barrier::new(inputs.len());
+    let meter = Meter::start();
+    let timed: Vec<(T, Instant, Instant)> = std::thread::scope(|scope| {
+        let (start, work) = (&start, &work);
+        let running: Vec<_> = inputs
+            .iter()
+            .map(|input| {
+                scope.spawn(move || {
+                    start.wait();
+                    let began = Instant::now();
+                    let result = work(input);
+                    (result, began, Instant::now())
+                })
+            })
+            .collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, _>| thread.join();
+        let results = running.into_iter().map(join);
+        results.map(|r| r.expect("no thread panics")).collect()
+    });
+    let mut cost = meter.stop();
+    let began = timed.iter().map(|(_, began, _)| *began).min();
+    let ended = timed.iter().map(|(_, _, ended)| *ended).max();
+    if let (Some(began), Some(ended)) = (began, ended) {
+        cost.seconds = (ended - began).as_secs_f64();
+    }
+    (
+        timed.into_iter().map(|(result, _, _)| result).collect(),
+        cost,
+    )
+}
+
+/// All of several histograms.
+fn joined(parts: Vec<Histogram<u64>>) -> Histogram<u64> {
+    let mut all = histogram();
+    for part in parts {
+        all.add(part).expect("the same bounds");
+    }
+    all
+}
+
 struct Bench<'a, E> {
     job: &'a Job,
     setup: Setup,
@@ -346,33 +389,15 @@ impl<E: Engine> Bench<'_, E> {
         let orders = self.orders(&engine, threads);
         // Once to touch every page and fill every cache.
         self.read(&engine, &orders[0], missing, self.deadline());
-        let start = Barrier::new(threads + 1);
-        let mut cost = None;
-        let done: u64 = std::thread::scope(|scope| {
-            let (engine, start) = (&engine, &start);
-            let running: Vec<_> = orders
-                .iter()
-                .map(|order| {
-                    scope.spawn(move || {
-                        start.wait();
-                        self.read(engine, order, missing, self.deadline())
-                    })
-                })
-                .collect();
-            start.wait();
-            let meter = Meter::start();
-            let results: Vec<_> = running
-                .into_iter()
-                .map(|thread| thread.join().expect("no thread panics"))
-                .collect();
-            cost = Some(meter.stop());
-            for ((done, total), order) in results.iter().zip(&orders) {
-                let expected = self.expected(&order[..*done as usize]);
-                assert!(missing || *total == expected, "every byte was read");
-            }
-            results.iter().map(|(done, _)| done).sum()
+        let (results, cost) = together(&orders, |order| {
+            self.read(&engine, order, missing, self.deadline())
         });
-        self.costs(&mut outcome, cost.expect("it was measured"), done);
+        for ((done, total), order) in results.iter().zip(&orders) {
+            let expected = self.expected(&order[..*done as usize]);
+            assert!(missing || *total == expected, "every byte was read");
+        }
+        let done = results.iter().map(|(done, _)| done).sum();
+        self.costs(&mut outcome, cost, done);
         let held = probe::private_bytes().saturating_sub(private);
         outcome.set("private_mib", held as f64 / f64::from(1 << 20));
         let timed = self.timed_gets(&engine, &orders, missing, &mut outcome);
@@ -399,42 +424,29 @@ impl<E: Engine> Bench<'_, E> {
         outcome: &mut Outcome,
     ) -> Histogram<u64> {
         let deadline = self.deadline();
-        let mut all = histogram();
-        let mut switched = 0;
-        std::thread::scope(|scope| {
-            let running: Vec<_> = orders
-                .iter()
-                .map(|order| {
-                    scope.spawn(move || {
-                        let (mut timed, before) = (histogram(), probe::interruptions());
-                        let reader = engine.reader();
-                        let mut buffer = [0; KEY_BYTES_MAX];
-                        for (n, i) in order.iter().take(TIMED_MAX).enumerate() {
-                            if deadline.over(n) {
-                                break;
-                            }
-                            let i = u64::from(*i);
-                            let key = match missing {
-                                true => self.data.absent(i, &mut buffer),
-                                false => self.data.key(i, &mut buffer),
-                            };
-                            let start = Instant::now();
-                            let found = E::get(&reader, key, sum);
-                            record(&mut timed, start, Instant::now());
-                            assert_eq!(found.is_none(), missing, "key {i}");
-                        }
-                        (timed, probe::interruptions() - before)
-                    })
-                })
-                .collect();
-            for thread in running {
-                let (timed, interruptions) = thread.join().expect("no thread panics");
-                all.add(timed).expect("the same bounds");
-                switched += interruptions;
+        let (parts, _) = together(orders, |order| {
+            let (mut timed, before) = (histogram(), probe::interruptions());
+            let reader = engine.reader();
+            let mut buffer = [0; KEY_BYTES_MAX];
+            for (n, i) in order.iter().take(TIMED_MAX).enumerate() {
+                if deadline.over(n) {
+                    break;
+                }
+                let i = u64::from(*i);
+                let key = match missing {
+                    true => self.data.absent(i, &mut buffer),
+                    false => self.data.key(i, &mut buffer),
+                };
+                let start = Instant::now();
+                let found = E::get(&reader, key, sum);
+                record(&mut timed, start, Instant::now());
+                assert_eq!(found.is_none(), missing, "key {i}");
             }
+            (timed, probe::interruptions() - before)
         });
+        let switched: u64 = parts.iter().map(|(_, switched)| switched).sum();
         outcome.set("interruptions", switched as f64);
-        all
+        joined(parts.into_iter().map(|(timed, _)| timed).collect())
     }
 
     /// Two threads; each operation is the number of a key, or of one to overwrite with the top bit set.
@@ -494,52 +506,18 @@ impl<E: Engine> Bench<'_, E> {
             std::hint::black_box(total);
             done
         };
-        let start = Barrier::new(3);
-        let (mut done, mut cost) = (0, None);
-        std::thread::scope(|scope| {
-            let (start, turn) = (&start, &turn);
-            let running: Vec<_> = orders
-                .iter()
-                .map(|order| {
-                    scope.spawn(move || {
-                        start.wait();
-                        turn(order, None, deadline)
-                    })
-                })
-                .collect();
-            start.wait();
-            let meter = Meter::start();
-            for thread in running {
-                done += thread.join().expect("no thread panics");
-            }
-            cost = Some(meter.stop());
-        });
-        self.costs(&mut outcome, cost.expect("it was measured"), done);
+        let (done, cost) = together(&orders, |order| turn(order, None, deadline));
+        let done = done.iter().sum();
+        self.costs(&mut outcome, cost, done);
         self.cut(&mut outcome, done, 2 * count as u64);
-        let mut all = histogram();
         let deadline = self.deadline();
-        std::thread::scope(|scope| {
-            let turn = &turn;
-            let running: Vec<_> = orders
-                .iter()
-                .map(|order| {
-                    scope.spawn(move || {
-                        let mut timed = histogram();
-                        turn(
-                            &order[..order.len().min(TIMED_MAX)],
-                            Some(&mut timed),
-                            deadline,
-                        );
-                        timed
-                    })
-                })
-                .collect();
-            for thread in running {
-                all.add(thread.join().expect("no thread panics"))
-                    .expect("the same bounds");
-            }
+        let (parts, _) = together(&orders, |order| {
+            let mut timed = histogram();
+            let order = &order[..order.len().min(TIMED_MAX)];
+            turn(order, Some(&mut timed), deadline);
+            timed
         });
-        latencies(&mut outcome, "", &all);
+        latencies(&mut outcome, "", &joined(parts));
         engine.close();
         outcome
     }
@@ -563,45 +541,27 @@ impl<E: Engine> Bench<'_, E> {
         let written = probe::written_bytes();
         let engine = E::open(&self.setup);
         let next = AtomicU64::new(0);
-        let start = Barrier::new(threads + 1);
-        let mut all = histogram();
-        let mut cost = None;
-        std::thread::scope(|scope| {
-            let (start, engine, next) = (&start, &engine, &next);
-            let running: Vec<_> = (0..threads)
-                .map(|_| {
-                    scope.spawn(move || {
-                        let mut timed = histogram();
-                        let mut buffer = [0; KEY_BYTES_MAX];
-                        start.wait();
-                        let deadline = self.deadline();
-                        while !deadline.over(0) {
-                            let i = next.fetch_add(1, Ordering::Relaxed);
-                            if i >= self.keys() {
-                                // Not stored: given back, so that the counter tells what was.
-                                next.fetch_sub(1, Ordering::Relaxed);
-                                break;
-                            }
-                            let key = self.data.key(i, &mut buffer);
-                            let begin = Instant::now();
-                            engine.put(key, self.data.value(i, 0));
-                            record(&mut timed, begin, Instant::now());
-                        }
-                        timed
-                    })
-                })
-                .collect();
-            start.wait();
-            let meter = Meter::start();
-            for thread in running {
-                all.add(thread.join().expect("no thread panics"))
-                    .expect("the same bounds");
+        let deadline = self.deadline();
+        let (parts, cost) = together(&vec![(); threads], |()| {
+            let mut timed = histogram();
+            let mut buffer = [0; KEY_BYTES_MAX];
+            while !deadline.over(0) {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                if i >= self.keys() {
+                    // Not stored: given back, so that the counter tells what was.
+                    next.fetch_sub(1, Ordering::Relaxed);
+                    break;
+                }
+                let key = self.data.key(i, &mut buffer);
+                let begin = Instant::now();
+                engine.put(key, self.data.value(i, 0));
+                record(&mut timed, begin, Instant::now());
             }
-            cost = Some(meter.stop());
+            timed
         });
+        let all = joined(parts);
         let done = next.into_inner().min(self.keys());
         assert_eq!(done, all.len(), "every put was timed");
-        let cost = cost.expect("it was measured");
         self.costs(&mut outcome, cost, done);
         latencies(&mut outcome, "", &all);
         self.cut(&mut outcome, done, self.keys());
@@ -834,40 +794,23 @@ impl<E: Engine> Bench<'_, E> {
         let mut outcome = Outcome::default();
         let engine = E::open(&self.setup);
         let deadline = self.deadline();
-        let start = Barrier::new(3);
-        let mut all = histogram();
-        let mut cost = None;
-        std::thread::scope(|scope| {
-            let (engine, start) = (&engine, &start);
-            let running: Vec<_> = (0..2u64)
-                .map(|t| {
-                    scope.spawn(move || {
-                        let mut timed = histogram();
-                        let mut random = Random(self.job.seed ^ (t + 21) << 32);
-                        let mut buffer = [0; KEY_BYTES_MAX];
-                        let reader = engine.reader();
-                        start.wait();
-                        while !deadline.over(0) {
-                            let i = random.below(self.keys());
-                            let key = self.data.key(i, &mut buffer);
-                            let begin = Instant::now();
-                            let found = E::get(&reader, key, sum);
-                            record(&mut timed, begin, Instant::now());
-                            assert_eq!(found, Some(sum(self.data.value(i, 0))), "key {i}");
-                        }
-                        timed
-                    })
-                })
-                .collect();
-            start.wait();
-            let meter = Meter::start();
-            for thread in running {
-                all.add(thread.join().expect("no thread panics"))
-                    .expect("the same bounds");
+        let (parts, cost) = together(&[1u64, 2], |t| {
+            let mut timed = histogram();
+            let mut random = Random(self.job.seed ^ (t + 21) << 32);
+            let mut buffer = [0; KEY_BYTES_MAX];
+            let reader = engine.reader();
+            while !deadline.over(0) {
+                let i = random.below(self.keys());
+                let key = self.data.key(i, &mut buffer);
+                let begin = Instant::now();
+                let found = E::get(&reader, key, sum);
+                record(&mut timed, begin, Instant::now());
+                assert_eq!(found, Some(sum(self.data.value(i, 0))), "key {i}");
             }
-            cost = Some(meter.stop());
+            timed
         });
-        self.costs(&mut outcome, cost.expect("it was measured"), all.len());
+        let all = joined(parts);
+        self.costs(&mut outcome, cost, all.len());
         latencies(&mut outcome, "", &all);
         let mut timed = histogram();
         let mut random = Random(self.job.seed ^ 23);
@@ -941,3 +884,6 @@ fn thinned(samples: &[[f64; 2]]) -> Vec<[f64; 2]> {
     };
     samples.chunks(step).map(highest).collect()
 }
+
+#[cfg(test)]
+mod tests;

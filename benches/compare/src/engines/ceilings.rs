@@ -8,9 +8,11 @@ use super::{Engine, Level, Setup};
 use crate::data::{Data, KEY_BYTES_MAX};
 use crate::foreign::map_file;
 
+type Boxed = Box<[u8]>;
+
 /// A map of boxed keys and values behind one lock.
 pub struct Map {
-    map: RwLock<hashbrown::HashMap<Box<[u8]>, Box<[u8]>>>,
+    map: RwLock<hashbrown::HashMap<Boxed, Boxed>>,
 }
 
 impl Engine for Map {
