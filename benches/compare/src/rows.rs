@@ -54,13 +54,18 @@ const DISK: Column = column("disk_factor", "disk / data", Unit::Factor);
 const WRITTEN: Column = column("written_factor", "written / data", Unit::Factor);
 
 const FILL: &[Column] = &[RATE, CPU, PRIVATE, DISK, WRITTEN];
-const LATENCY: &[Column] = &[RATE, P50, P99, P999, MAX, CPU];
+/// How often the threads that were timed lost the processor to others: the slowest operations of a busy
+/// machine are these.
+const SWITCHED: Column = column("interruptions", "interrupted", Unit::Plain);
+
+const LATENCY: &[Column] = &[RATE, P50, P99, P999, MAX, SWITCHED, CPU];
 const BESIDE: &[Column] = &[
     RATE,
     P50,
     P99,
     P999,
     MAX,
+    SWITCHED,
     column("beside_per_s", "k/s of the other thread", Unit::Rate),
 ];
 const SHAPE: &[Column] = &[
@@ -260,7 +265,7 @@ impl Scale {
                 size,
                 keys: 1_000_000,
                 seconds: 6.0,
-                load_seconds: 90.0,
+                load_seconds: 150.0,
                 shape_bytes: 512 << 20,
                 durable: 4000,
                 rounds: 3,
@@ -336,13 +341,13 @@ impl Scenario {
     pub fn fits(&self, known: &Known) -> bool {
         let any = |is: fn(&Work) -> bool| self.stages.iter().any(|stage| is(&stage.work));
         let gets = any(|work| matches!(work, Work::Get { .. }));
-        let puts = any(|work| !matches!(work, Work::Load | Work::Get { .. } | Work::Ycsb { .. }));
         if known.can.only_reads
             && !(gets && (self.name == "reads" || known.name == "kvs:bare-reader"))
         {
             return false;
         }
-        if known.can.only_writes && !puts {
+        let fills = ["fill", "fill-batch", "overwrite", "put-latency", "value-4k"];
+        if known.can.only_writes && !fills.contains(&self.name) {
             return false;
         }
         let rows = self.stages.iter().filter(|stage| stage.row.is_some());

@@ -1,8 +1,8 @@
 //! What is measured: each kind of work, in the process that does it.
 //!
 //! Throughput is measured without timing single operations; latencies, in a pass of their own, include
-//! about 50 ns for reading the clock twice. Every byte of every value that is read is summed, and the sums are compared with
-//! what they should be.
+//! about 50 ns for reading the clock twice. Every byte of every value that is read is summed, and where
+//! nobody writes the sums are compared with what they should be.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -354,10 +354,10 @@ impl<E: Engine> Bench<'_, E> {
     }
 
     /// A sequence of gets for each thread, among the keys that are there.
-    fn orders(&self, engine: &E, threads: usize) -> Vec<Vec<u32>> {
+    fn orders(&self, engine: &E, threads: usize, outcome: &mut Outcome) -> Vec<Vec<u32>> {
         // A load that was cut stored the beginning of its order.
         let loaded = shuffled(self.keys(), self.job.seed);
-        let there = self.stored(engine, &loaded);
+        let there = self.stored(engine, &loaded, outcome);
         let count = (self.keys() as usize).min(1_000_000);
         (0..threads as u64)
             .map(|t| {
@@ -368,7 +368,7 @@ impl<E: Engine> Bench<'_, E> {
     }
 
     /// How much of the beginning of an order is there: batches are all or nothing, in order.
-    fn stored(&self, engine: &E, order: &[u32]) -> usize {
+    fn stored(&self, engine: &E, order: &[u32], outcome: &mut Outcome) -> usize {
         let mut buffer = [0; KEY_BYTES_MAX];
         let chunks: Vec<_> = order.chunks(BATCH).collect();
         let whole = chunks.partition_point(|chunk| {
@@ -379,6 +379,9 @@ impl<E: Engine> Bench<'_, E> {
         });
         let there = chunks[..whole].iter().map(|chunk| chunk.len()).sum();
         assert!(there > 0, "something is stored");
+        if there < order.len() {
+            outcome.notes.push(format!("{there} keys are there"));
+        }
         there
     }
 
@@ -386,7 +389,7 @@ impl<E: Engine> Bench<'_, E> {
         let mut outcome = Outcome::default();
         let private = probe::private_bytes();
         let engine = self.opened();
-        let orders = self.orders(&engine, threads);
+        let orders = self.orders(&engine, threads, &mut outcome);
         // Once to touch every page and fill every cache.
         self.read(&engine, &orders[0], missing, self.deadline());
         let (results, cost) = together(&orders, |order| {
@@ -469,11 +472,8 @@ impl<E: Engine> Bench<'_, E> {
             .collect();
         let warm = shuffled(self.keys(), self.job.seed ^ 5);
         let loaded = shuffled(self.keys(), self.job.seed);
-        assert_eq!(
-            self.stored(&engine, &loaded),
-            loaded.len(),
-            "the load was cut"
-        );
+        let there = self.stored(&engine, &loaded, &mut outcome);
+        assert_eq!(there, loaded.len(), "the load was cut");
         self.read_any(&engine, &warm, self.deadline());
         let version = AtomicU64::new(1);
         let deadline = self.deadline();
@@ -758,7 +758,7 @@ impl<E: Engine> Bench<'_, E> {
             outcome.set("survived", share * 100.0);
         } else {
             // Fewer than in other rows: with a cold cache each may wait for the device.
-            let there = self.stored(&engine, &order);
+            let there = self.stored(&engine, &order, &mut outcome);
             let mut random = Random(self.job.seed ^ 19);
             let (mut timed, deadline) = (histogram(), Deadline::after(3.0));
             for _ in 0..5000 {
