@@ -63,6 +63,24 @@ pub enum Work {
     },
 }
 
+impl Work {
+    /// Whether it leaves a directory other than it found it.
+    pub fn stores(&self) -> bool {
+        match self {
+            Self::Load
+            | Self::Fill { .. }
+            | Self::Durable { .. }
+            | Self::Overwrite
+            | Self::GetBeside
+            | Self::PutBeside
+            | Self::Kill { .. }
+            | Self::Short => true,
+            Self::Get { .. } | Self::Open { .. } | Self::Verify { .. } => false,
+            Self::Ycsb { reads } => *reads < 100,
+        }
+    }
+}
+
 /// What was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stored {

@@ -59,22 +59,25 @@ pub struct Plan {
 }
 
 impl Plan {
-    fn wants(&self, scenario: &Scenario, stage: &Stage) -> bool {
-        match stage.row {
-            None => true,
-            Some(row) if self.rows.is_empty() => {
-                let _ = row;
-                scenario.quick || self.scale.size != Size::Quick
-            }
-            Some(row) => self.rows.iter().any(|wanted| wanted == row),
+    /// Whether a row is to be shown.
+    fn wants(&self, scenario: &Scenario, row: &str) -> bool {
+        match self.rows.is_empty() {
+            true => scenario.quick || self.scale.size != Size::Quick,
+            false => self.rows.iter().any(|wanted| wanted == row),
         }
     }
 
-    fn wants_any(&self, scenario: &Scenario) -> bool {
-        let stages = scenario.stages.iter();
-        stages
-            .filter(|stage| stage.row.is_some())
-            .any(|stage| self.wants(scenario, stage))
+    /// Stages that lead to a row that is wanted: those that make one, and those that change the directory
+    /// before.
+    fn stages<'a>(&self, scenario: &'a Scenario) -> Vec<&'a Stage> {
+        let wanted = |stage: &&Stage| stage.row.is_some_and(|row| self.wants(scenario, row));
+        let Some(last) = scenario.stages.iter().rposition(|stage| wanted(&stage)) else {
+            return Vec::new();
+        };
+        let up_to = scenario.stages[..=last].iter();
+        up_to
+            .filter(|stage| wanted(stage) || stage.work.stores())
+            .collect()
     }
 
     /// Everything, in interleaved rounds. `told` hears what is going on.
@@ -82,7 +85,7 @@ impl Plan {
         let mut runs = Vec::new();
         for round in 0..self.rounds {
             for scenario in scenarios {
-                if !self.wants_any(scenario) || (round > 0 && !scenario.repeated) {
+                if self.stages(scenario).is_empty() || (round > 0 && !scenario.repeated) {
                     continue;
                 }
                 // Nobody always comes behind the same other.
@@ -117,8 +120,8 @@ impl Plan {
             Err(error) => panic!("{}: {error}", self.dir.display()),
         };
         let mut broken: Option<String> = None;
-        for stage in &scenario.stages {
-            if !self.wants(scenario, stage) || !scenario.stage_fits(known, stage) {
+        for stage in self.stages(scenario) {
+            if !scenario.stage_fits(known, stage) {
                 continue;
             }
             let result = match &broken {
@@ -128,10 +131,9 @@ impl Plan {
             if let Err(message) = &result {
                 broken.get_or_insert_with(|| message.clone());
             }
-            let row = match (stage.row, &result) {
-                (Some(row), _) => row,
-                // The rows that follow tell.
-                (None, _) => continue,
+            // Where a stage makes no row that is wanted, those that follow tell what failed.
+            let Some(row) = stage.row.filter(|row| self.wants(scenario, row)) else {
+                continue;
             };
             let same = runs
                 .iter_mut()
@@ -269,6 +271,7 @@ fn child(job: &Job) -> Result<Outcome, String> {
 fn answer(mut command: Command, killed: bool) -> Result<Outcome, String> {
     let output = command
         .stdin(Stdio::null())
+        .env("RUST_BACKTRACE", "0")
         .output()
         .map_err(|e| format!("starting it: {e}"))?;
     if killed && output.status.signal() == Some(KILLED) {
@@ -345,6 +348,39 @@ fn traced(job: &Job, base: &Path, seconds: f64) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rows::scenarios;
+
+    #[test]
+    fn only_what_leads_to_a_wanted_row_is_run() {
+        let mut plan = Plan {
+            scale: Scale::new(Size::Quick, None),
+            engines: Vec::new(),
+            rows: Vec::new(),
+            rounds: 1,
+            dir: PathBuf::new(),
+        };
+        let all = scenarios(&plan.scale);
+        let rows = |plan: &Plan, name: &str| -> Vec<Option<&str>> {
+            let scenario = all.iter().find(|s| s.name == name).unwrap();
+            plan.stages(scenario)
+                .iter()
+                .map(|stage| stage.row)
+                .collect()
+        };
+        assert_eq!(rows(&plan, "fill"), [Some("fill")]);
+        assert_eq!(rows(&plan, "large"), [], "no part of a quick run");
+        plan.rows = vec!["miss".to_owned(), "open-clean".to_owned()];
+        assert_eq!(rows(&plan, "fill"), []);
+        assert_eq!(rows(&plan, "reads"), [None, Some("miss")]);
+        assert_eq!(rows(&plan, "large"), [Some("large"), Some("open-clean")]);
+        plan.rows = vec!["open-killed".to_owned()];
+        assert_eq!(
+            rows(&plan, "large"),
+            [Some("large"), None, Some("open-killed")]
+        );
+        plan.rows = vec!["ycsb-a".to_owned()];
+        assert_eq!(rows(&plan, "mixed"), [None, Some("ycsb-b"), Some("ycsb-a")]);
+    }
 
     #[test]
     fn last_words_are_short_and_without_noise() {

@@ -290,11 +290,8 @@ pub fn known(name: &str) -> Option<&'static Known> {
 
 /// Whether it was built in.
 pub fn here(name: &str) -> bool {
-    match name {
-        "rocksdb" => cfg!(has_rocksdb),
-        "tkrzw" => cfg!(has_tkrzw),
-        _ => true,
-    }
+    let missing = [("rocksdb", cfg!(has_rocksdb)), ("tkrzw", cfg!(has_tkrzw))];
+    !missing.contains(&(name, false))
 }
 
 /// Version of an engine as it is linked.
