@@ -152,7 +152,7 @@ pub const ROWS: &[Row] = &[
     row("put-latency", "Put while filling: latency", LATENCY),
     row(
         "get-beside",
-        "Get beside overwrites, compaction and a sync every 1000 puts: latency",
+        "Get beside 100 k overwrites a second, compaction and a sync every 1000: latency",
         BESIDE,
     ),
     row("put-beside", "Put beside a loop of syncs: latency", BESIDE),
@@ -264,10 +264,10 @@ impl Scale {
             Size::Full => Self {
                 size,
                 keys: 1_000_000,
-                seconds: 6.0,
-                load_seconds: 150.0,
+                seconds: 5.0,
+                load_seconds: 120.0,
                 shape_bytes: 512 << 20,
-                durable: 4000,
+                durable: 3000,
                 rounds: 3,
             },
             Size::Quick => Self {

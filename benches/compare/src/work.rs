@@ -29,6 +29,10 @@ const SPACE_SAMPLE: Duration = Duration::from_millis(10);
 /// Overwrites between two syncs, beside gets.
 const SYNC_EVERY: u64 = 1000;
 
+/// How often so many are made, where an engine can: the same load for every engine, which leaves it time
+/// to compact.
+const OVERWRITES_EVERY: Duration = Duration::from_millis(10);
+
 /// Most points of a drawn line.
 const POINTS_MAX: usize = 300;
 
@@ -36,7 +40,7 @@ const POINTS_MAX: usize = 300;
 const VERIFIED: usize = 2000;
 
 /// Most operations that are timed one by one.
-const TIMED_MAX: usize = 500_000;
+const TIMED_MAX: usize = 300_000;
 
 /// Does the job with its engine; `None` if the engine is not here.
 pub fn run(job: &Job) -> Option<Outcome> {
@@ -643,6 +647,7 @@ impl<E: Engine> Bench<'_, E> {
             let writer = scope.spawn(move || {
                 let mut random = Random(self.job.seed ^ 11);
                 let mut buffer = [0; KEY_BYTES_MAX];
+                let mut next = Instant::now() + OVERWRITES_EVERY;
                 let mut puts = 0;
                 while !stop.load(Ordering::Relaxed) {
                     let i = random.below(self.keys());
@@ -650,6 +655,8 @@ impl<E: Engine> Bench<'_, E> {
                     engine.put(self.data.key(i, &mut buffer), self.data.value(i, puts));
                     if puts.is_multiple_of(SYNC_EVERY) {
                         engine.sync();
+                        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+                        next = Instant::now().max(next) + OVERWRITES_EVERY;
                     }
                 }
                 puts
