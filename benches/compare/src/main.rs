@@ -163,12 +163,16 @@ fn run(arguments: &RunArguments) -> Result<(), String> {
     for name in &arguments.engines {
         engines::known(name).ok_or(format!("no engine is called {name:?}: see `list`"))?;
     }
+    let dir = arguments.dir.clone().unwrap_or_else(std::env::temp_dir);
+    let dir = dir
+        .canonicalize()
+        .map_err(|e| format!("{}: {e}", dir.display()))?;
     let plan = Plan {
         scale,
         engines: KNOWN.iter().filter(|known| wanted(known.name)).collect(),
         rows: arguments.rows.clone(),
         rounds: arguments.rounds.unwrap_or(scale.rounds).max(1),
-        dir: arguments.dir.clone().unwrap_or_else(std::env::temp_dir),
+        dir,
     };
     let mut report = Report::new(&plan);
     let scenarios = rows::scenarios(&scale);

@@ -118,12 +118,12 @@ pub fn warm_memory(bytes: u64) {
     std::hint::black_box(&block);
 }
 
-/// Takes the files below `dir` out of the page cache; says how.
+/// Takes the files below `dir` out of the page cache.
 ///
 /// # Errors
 ///
 /// What the system says if a file cannot be opened, synced or advised on.
-pub fn drop_caches(dir: &Path) -> io::Result<&'static str> {
+fn forget(dir: &Path) -> io::Result<()> {
     let mut all = Vec::new();
     files(dir, &mut |path, _| all.push(path.to_owned()));
     for path in all {
@@ -132,6 +132,16 @@ pub fn drop_caches(dir: &Path) -> io::Result<&'static str> {
         file.sync_all()?;
         rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
     }
+    Ok(())
+}
+
+/// The same, and everything else that the machine has cached, if this process may; says how.
+///
+/// # Errors
+///
+/// As [`forget`].
+pub fn empty_cache(dir: &Path) -> io::Result<&'static str> {
+    forget(dir)?;
     Ok(match fs::write("/proc/sys/vm/drop_caches", "3") {
         Ok(()) => "caches of the whole machine dropped",
         Err(_) => "POSIX_FADV_DONTNEED on every file",
@@ -231,7 +241,7 @@ mod tests {
     fn files_can_be_taken_out_of_the_cache_and_still_read() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("file"), [7; 10_000]).unwrap();
-        drop_caches(dir.path()).unwrap();
+        forget(dir.path()).unwrap();
         assert_eq!(fs::read(dir.path().join("file")).unwrap(), [7; 10_000]);
     }
 }

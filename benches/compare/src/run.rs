@@ -20,6 +20,9 @@ const CACHE_BYTES: (u64, u64) = (256 << 20, 4 << 30);
 /// Warmed for a run besides three times its data.
 const WARM_BYTES: u64 = 256 << 20;
 
+/// Longer than any load takes.
+const UNLIMITED_SECONDS: f64 = 3600.0;
+
 /// Durable puts that are counted by strace.
 const TRACED_PUTS: u64 = 200;
 
@@ -176,7 +179,9 @@ impl Plan {
             dir: dir.to_owned(),
             seed: 17 + round as u64 * 1000,
             seconds: match stage.work {
-                Work::Load => self.scale.load_seconds,
+                // What rows other than its own need is loaded whole.
+                Work::Load if stage.row.is_some() => self.scale.load_seconds,
+                Work::Load => UNLIMITED_SECONDS,
                 _ => scenario.seconds,
             },
             cache: (payload * 2).clamp(CACHE_BYTES.0, CACHE_BYTES.1),
@@ -188,7 +193,7 @@ impl Plan {
         };
         let mut notes = Vec::new();
         if stage.memory != Memory::Warm {
-            let how = probe::drop_caches(dir).map_err(|e| format!("dropping caches: {e}"))?;
+            let how = probe::empty_cache(dir).map_err(|e| format!("dropping caches: {e}"))?;
             notes.push(how.to_owned());
         }
         let mut limit = None;
@@ -272,6 +277,8 @@ fn answer(mut command: Command, killed: bool) -> Result<Outcome, String> {
     let output = command
         .stdin(Stdio::null())
         .env("RUST_BACKTRACE", "0")
+        // Wherever this one was started, and whatever becomes of that directory meanwhile.
+        .current_dir("/")
         .output()
         .map_err(|e| format!("starting it: {e}"))?;
     if killed && output.status.signal() == Some(KILLED) {
