@@ -98,6 +98,7 @@ fn bars(report: &Report, row: &Row, path: &Path) -> Drawn {
             SegmentValue::CenterOf(n) | SegmentValue::Exact(n) => name(*n).to_owned(),
             SegmentValue::Last => String::new(),
         })
+        .max_light_lines(1)
         .label_style(FONT)
         .draw()?;
     for (n, (known, samples)) in all.iter().rev().enumerate() {
@@ -162,6 +163,7 @@ fn percentiles(report: &Report, row: &Row, path: &Path) -> Drawn {
             SegmentValue::CenterOf(n) | SegmentValue::Exact(n) => name(*n).to_owned(),
             SegmentValue::Last => String::new(),
         })
+        .max_light_lines(1)
         .label_style(FONT)
         .draw()?;
     for (m, (_, label, colour)) in METRICS.iter().enumerate() {
@@ -212,6 +214,7 @@ fn space(report: &Report, path: &Path) -> Drawn {
         .configure_mesh()
         .x_desc("seconds")
         .y_desc("allocated blocks / data")
+        .max_light_lines(1)
         .label_style(FONT)
         .draw()?;
     for (n, (known, points)) in all.iter().enumerate() {
