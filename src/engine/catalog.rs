@@ -738,6 +738,8 @@ fn encode_whole(header: &ManifestHeader, first_seq: u64, catalog: &Catalog) -> (
             outputs: &merged,
             inputs: &[],
         });
+        // Behind it, as behind a load's: see `bulk::ingest`.
+        put(Edit::Forget { ids: &[] });
     }
     let no_segment = catalog.clean.filter(|clean| clean.id.get() == 0);
     for meta in catalog.unsealed() {
