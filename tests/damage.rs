@@ -12,18 +12,30 @@
 //! mark in the log says that they were durable: damage there looks like a write that was torn.
 //!
 //! The zeros between a segment's header and its first record, and behind its last one, are tried at
-//! every 61st byte; `KVS_DAMAGE_ALL=1` tries each.
+//! every 61st byte.
+//!
+//! The whole report, with every byte of the small store, a grid of a larger one, swapped sectors, and all
+//! of it counted in a table:
+//!
+//! ```sh
+//! KVS_DAMAGE_ALL=1 cargo test --test damage report -- --nocapture
+//! ```
+//!
+//! A wrong value is what the store shows although it was never right; a hang is a case that takes more
+//! than twenty seconds.
+
+#[path = "damage/report.rs"]
+mod report;
 
 use std::ops::Range;
-use std::sync::Arc;
 
-use kvs::Error;
+use kvs::testing::open;
 use kvs::testing::sim::{Content, Image, SimFs};
-use kvs::testing::{Engine, open};
 use kvs::{Durability, Options};
 use kvs_format::scan::{Scanner, Step};
 use kvs_format::segment::SegmentHeader;
-use kvs_model::{Fill, KEYS, Op, Oracle, Pairs, Runner, Setup, ValueSpec, key, pairs};
+use kvs_model::{Fill, Op, Oracle, Pairs, Runner, Setup, ValueSpec, ask, pairs};
+use report::{Bench, all};
 
 /// Where records begin.
 const PAGE: usize = 4096;
@@ -37,15 +49,10 @@ struct Store {
     least: usize,
 }
 
-/// What became of the damage.
-#[derive(Clone, Copy, Debug, Default)]
-struct Counts {
-    cases: u64,
-    refused: u64,
-    located: u64,
-    exact: u64,
-    /// Of the killed store: exact, but the newest commits are gone.
-    shorter: u64,
+impl Store {
+    fn commits(&self) -> usize {
+        self.oracle.commits()
+    }
 }
 
 fn store(seed: u64, closed: bool) -> Store {
@@ -115,228 +122,97 @@ fn store_of(seed: u64, closed: bool, fill: Fill) -> Store {
     }
 }
 
-/// True if the error says which file is damaged.
-fn is_located(error: &Error) -> bool {
-    match error {
-        Error::Corrupt { path, .. } | Error::Missing { path } => path.file_name().is_some(),
-        _ => false,
-    }
-}
-
-/// What each key says.
-type Answers = Vec<(Vec<u8>, Result<Option<Vec<u8>>, ()>)>;
-
-fn ask(engine: &Arc<Engine<SimFs>>) -> Result<Answers, String> {
-    let mut answers = Answers::new();
-    let mut copy = Vec::new();
-    for id in 0..KEYS {
-        let key = key(id);
-        let got = engine.get(&key).map(|value| value.map(|v| v.to_vec()));
-        let read = engine.get_into(&key, &mut copy);
-        let read = read.map(|there| there.then(|| copy.clone()));
-        for error in [got.as_ref().err(), read.as_ref().err()]
-            .into_iter()
-            .flatten()
-        {
-            if !is_located(error) {
-                return Err(format!("key {id}: {error:?}"));
-            }
-        }
-        // Whoever can be read says when it expires, and nobody else.
-        match engine.expires_at(&key) {
-            Err(error) if !is_located(&error) => return Err(format!("key {id}: {error:?}")),
-            expiry => {
-                let there = expiry.as_ref().ok().map(Option::is_some);
-                if there != got.as_ref().ok().map(Option::is_some) {
-                    return Err(format!("key {id}: get says {got:?}, expires_at {expiry:?}"));
-                }
-            }
-        }
-        if got.as_ref().ok() != read.as_ref().ok() {
-            return Err(format!("key {id}: get says {got:?}, get_into {read:?}"));
-        }
-        answers.push((key, got.map_err(|_| ())));
-    }
-    Ok(answers)
-}
-
-enum Outcome {
-    Refused,
-    Located,
-    Exact,
-    Shorter,
-}
-
-impl Store {
-    fn commits(&self) -> usize {
-        self.oracle.commits()
-    }
-
-    /// Opens what is in `fs` and asks for everything.
-    fn judge(&self, fs: &SimFs, states: &[Pairs], read_only: bool) -> Result<Outcome, String> {
-        let options = self.options.clone().read_only(read_only);
-        let before = fs.log_len();
-        let engine = match open(fs.clone(), &options, 1 << 50) {
-            Ok(engine) => engine,
-            Err(error) if !is_located(&error) => return Err(format!("open: {error:?}")),
-            Err(_) if fs.log_len() > before => {
-                return Err(format!("it refused, but wrote {:?}", fs.log_lines()));
-            }
-            Err(_) => return Ok(Outcome::Refused),
-        };
-        let answers = ask(&engine)?;
-        let told = engine.recovery();
-        let verified = engine.verify().map_err(|e| format!("verify: {e:?}"))?;
-        let damage = told.damage.iter().chain(&verified.damage);
-        let located = damage.clone().all(|d| d.file.file_name().is_some());
-        let found = damage.count() > 0;
-        if !located {
-            return Err("damage without a place".to_owned());
-        }
-        if read_only && fs.log_len() > before {
-            return Err(format!("read-only, it wrote {:?}", fs.log_lines()));
-        }
-        if told.incomplete {
-            if !read_only || !found {
-                return Err("it opened an incomplete store".to_owned());
-            }
-            // What it shows may be old, and it says so; it must not be made up.
-            for (key, answer) in &answers {
-                if let Ok(Some(value)) = answer
-                    && !self.oracle.was_written(key, value)
-                {
-                    return Err(format!("a value that was never written to {key:?}"));
-                }
-            }
-            return Ok(Outcome::Located);
-        }
-        let fits = |state: &&Pairs| {
-            answers.iter().all(|(key, answer)| match answer {
-                Ok(value) => value.as_ref() == state.get(key).map(|version| &version.value),
-                Err(()) => found,
-            })
-        };
-        let Some(n) = (self.least..=self.commits())
-            .rev()
-            .find(|n| fits(&&states[*n]))
-        else {
-            let shown = pairs(&engine);
-            return Err(format!(
-                "wrong or missing values: {shown:?}, damage {found}"
-            ));
-        };
-        if answers.iter().any(|(_, answer)| answer.is_err()) {
-            return Ok(Outcome::Located);
-        }
-        if pairs(&engine)? != states[n] {
-            return Err("the iterator says something else".to_owned());
-        }
-        Ok(match (found, n == self.commits()) {
-            (true, _) => Outcome::Located,
-            (false, true) => Outcome::Exact,
-            (false, false) => Outcome::Shorter,
-        })
-    }
-}
-
-/// A disk on which one file after the other is damaged and put right again.
-struct Bench<'a> {
-    store: &'a Store,
-    states: Vec<Pairs>,
-    fs: SimFs,
-    counts: Counts,
-}
-
-impl<'a> Bench<'a> {
-    fn new(store: &'a Store) -> Self {
-        let commits = 0..=store.commits();
-        Self {
-            store,
-            states: commits.map(|n| store.oracle.state(n)).collect(),
-            fs: SimFs::from_image(&store.image),
-            counts: Counts::default(),
-        }
-    }
-
-    /// The file `name` has these bytes, or is not there.
-    #[track_caller]
-    fn damaged(&mut self, name: &str, what: &str, bytes: Option<&[u8]>) {
-        for read_only in [true, false] {
-            match bytes {
-                Some(bytes) if self.store.image.get(name).is_some() => {
-                    self.fs.edit(name, |old| bytes.clone_into(old));
-                }
-                Some(bytes) => self.fs.put(name, bytes),
-                None => {
-                    self.fs.remove(name);
-                }
-            }
-            self.counts.cases += 1;
-            match self.store.judge(&self.fs, &self.states, read_only) {
-                Ok(Outcome::Refused) => self.counts.refused += 1,
-                Ok(Outcome::Located) => self.counts.located += 1,
-                Ok(Outcome::Exact) => self.counts.exact += 1,
-                Ok(Outcome::Shorter) => self.counts.shorter += 1,
-                Err(wrong) => panic!("{name}, {what}, read-only {read_only}: {wrong}"),
-            }
-            if self.fs.log_len() > 0 || bytes.is_none() || self.store.image.get(name).is_none() {
-                self.fs = SimFs::from_image(&self.store.image);
-            }
-        }
-        if let Some(content) = self.store.image.get(name) {
-            let good = content.to_vec();
-            self.fs.edit(name, |old| *old = good);
-        }
-    }
-}
-
 /// Offsets of the file that are worth trying, and whether they are between or behind all records.
 fn places(name: &str, content: &Content) -> Vec<usize> {
-    let all = std::env::var_os("KVS_DAMAGE_ALL").is_some();
     let used = content.bytes().len();
     (0..content.len() as usize)
-        .filter(|at| {
-            let header = !name.ends_with(".seg") || *at < 64 || *at >= PAGE;
-            (header && *at < used + 16) || *at % 61 == 0 || all
-        })
+        .filter(|at| is_used(name, used, *at) || *at % 61 == 0 || all())
         .collect()
 }
 
-#[expect(clippy::print_stdout, reason = "the numbers are a result of the test")]
-fn sweep(title: &str, closed: bool) {
-    let store = store(3, closed);
-    let mut bench = Bench::new(&store);
-    for (name, content) in store.image.iter() {
+/// True for a byte that says something, if `used` bytes of the file are not zeros behind everything.
+fn is_used(name: &str, used: usize, at: usize) -> bool {
+    let header = !name.ends_with(".seg") || !(64..PAGE).contains(&at);
+    header && at < used + 16
+}
+
+/// Every byte of a store: flipped, zeroed, the last one of its file.
+fn sweep(bench: &mut Bench<'_>) {
+    let image = &bench.store.image;
+    for (name, content) in image.iter() {
         let good = content.to_vec();
+        let used = content.bytes().len();
         for at in places(name, content) {
             let mut bits = vec![1u8 << (at % 8)];
-            if name == "MANIFEST" {
+            if name == "MANIFEST" || all() && is_used(name, used, at) {
                 bits = (0..8).map(|bit| 1 << bit).collect();
             }
             for bit in bits {
                 let mut bad = good.clone();
                 bad[at] ^= bit;
-                bench.damaged(name, &format!("byte {at} xor {bit:#x}"), Some(&bad));
+                let what = format!("byte {at} xor {bit:#x}");
+                bench.damaged("bit flipped", name, &what, Some(bad));
             }
             if good[at] != 0 {
                 let mut bad = good.clone();
                 bad[at] = 0;
-                bench.damaged(name, &format!("byte {at} zeroed"), Some(&bad));
+                bench.damaged("byte zeroed", name, &format!("byte {at} zeroed"), Some(bad));
             }
-            bench.damaged(name, &format!("cut at {at}"), Some(&good[..at]));
+            if is_used(name, used, at) || at % 61 == 0 {
+                let what = format!("cut at {at}");
+                bench.damaged("file truncated", name, &what, Some(good[..at].to_vec()));
+            }
         }
     }
-    println!("{title}: {:?}", bench.counts);
 }
 
 #[test]
 fn no_damaged_byte_of_a_closed_store_goes_unnoticed() {
-    sweep("closed", true);
+    let store = store(3, true);
+    let mut bench = Bench::new(&store);
+    sweep(&mut bench);
+    bench.finish("closed");
 }
 
 #[test]
 fn no_damaged_byte_of_a_killed_store_costs_what_was_durable() {
-    sweep("killed", false);
+    let store = store(3, false);
+    let mut bench = Bench::new(&store);
+    sweep(&mut bench);
+    bench.finish("killed");
+}
+
+/// Found by the fuzz target `store_model`: the COMPACT of a load was the last edit for long, and damage to
+/// the last edit looks like one that was never finished. The load was gone, and nothing said so.
+#[test]
+fn a_flipped_bit_of_the_manifest_does_not_cost_a_load() {
+    let setup = Setup {
+        durability: Durability::Sync,
+        write_path: false,
+        seed: 11,
+    };
+    let mut runner = Runner::new(setup).unwrap();
+    let fill = Fill::Unique;
+    let value = ValueSpec { len: 20, fill };
+    let set = |key| Op::Set { key, value };
+    for op in [set(1), Op::Load(vec![(2, value), (3, value)]), set(4)] {
+        runner.apply(&op).unwrap();
+    }
+    let store = Store {
+        image: runner.fs().snapshot(),
+        oracle: runner.oracle().clone(),
+        options: runner.options(),
+        least: runner.oracle().commits(),
+    };
+    let mut bench = Bench::new(&store);
+    let good = store.image.read("MANIFEST").unwrap();
+    let used = store.image.get("MANIFEST").unwrap().bytes().len();
+    for bit in 0..used * 8 {
+        let mut bad = good.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        bench.damaged("bit flipped", "MANIFEST", &format!("bit {bit}"), Some(bad));
+    }
+    bench.finish("manifest of a load");
 }
 
 #[test]
@@ -367,25 +243,40 @@ fn a_torn_last_record_costs_only_that_record() {
     assert_eq!(pairs(&engine).unwrap(), states[store.commits()]);
 }
 
+/// Every file: deleted, emptied, in the place of every other one of its store and of another store, and
+/// under a name that nothing knows.
+fn files(bench: &mut Bench<'_>, other: &Store) {
+    let image = &bench.store.image;
+    let names = image.names();
+    for name in &names {
+        bench.damaged("file deleted", name, "deleted", None);
+        bench.damaged("file truncated", name, "emptied", Some(Vec::new()));
+        for donor in &names {
+            for (kind, whose, from) in [
+                ("file duplicated", "its own", image),
+                ("file of another store", "another's", &other.image),
+            ] {
+                let bytes = from.read(donor).unwrap_or_default();
+                if image.read(name).as_ref() != Some(&bytes) {
+                    let what = format!("replaced by {donor} of {whose} store");
+                    bench.damaged(kind, name, &what, Some(bytes));
+                }
+            }
+        }
+        for new in ["00000000000000ff.seg", "00000000000000ff.hint", "stranger"] {
+            let bytes = image.read(name);
+            bench.damaged("file duplicated", new, &format!("copy of {name}"), bytes);
+        }
+    }
+}
+
 #[test]
 fn a_file_that_is_gone_or_another_ones_is_noticed() {
     for closed in [true, false] {
         let (store, other) = (store(5, closed), store(6, closed));
         let mut bench = Bench::new(&store);
-        let names = store.image.names();
-        for name in &names {
-            bench.damaged(name, "deleted", None);
-            bench.damaged(name, "emptied", Some(&[]));
-            for donor in &names {
-                for (whose, image) in [("its own", &store.image), ("another's", &other.image)] {
-                    let bytes = image.read(donor).unwrap_or_default();
-                    if store.image.read(name).as_ref() != Some(&bytes) {
-                        let what = format!("replaced by {donor} of {whose} store");
-                        bench.damaged(name, &what, Some(&bytes));
-                    }
-                }
-            }
-        }
+        files(&mut bench, &other);
+        bench.finish("files");
     }
 }
 
@@ -403,37 +294,41 @@ fn records(bytes: &[u8]) -> Vec<Range<usize>> {
 
 /// Every record, whole and with good checksums, is written over every other one of its size in the
 /// same segment, and over the one at its own place in the same segment of another store.
+fn moved(bench: &mut Bench<'_>, other: &Store) {
+    let image = &bench.store.image;
+    let segments = image.names().into_iter();
+    for name in segments.filter(|name| name.ends_with(".seg")) {
+        let good = image.read(&name).unwrap();
+        let theirs = other.image.read(&name).unwrap();
+        let places = records(&good);
+        assert_eq!(
+            places,
+            records(&theirs),
+            "the other store has the same shape"
+        );
+        for to in &places {
+            let mut bad = good.clone();
+            bad[to.clone()].copy_from_slice(&theirs[to.clone()]);
+            let what = format!("another store's record at {to:?}");
+            bench.damaged("record moved", &name, &what, Some(bad));
+            for from in places.iter().filter(|from| from.len() == to.len()) {
+                let mut bad = good.clone();
+                bad.copy_within(from.clone(), to.start);
+                let what = format!("record {from:?} at {to:?}");
+                bench.damaged("record moved", &name, &what, Some(bad));
+            }
+        }
+    }
+}
+
 #[test]
 fn a_record_that_belongs_elsewhere_is_noticed() {
     for closed in [true, false] {
         let store = store(9, closed);
         let other = store_of(10, closed, Fill::Zero);
         let mut bench = Bench::new(&store);
-        let segments = store.image.names().into_iter();
-        for name in segments.filter(|name| name.ends_with(".seg")) {
-            let good = store.image.read(&name).unwrap();
-            let theirs = other.image.read(&name).unwrap();
-            let places = records(&good);
-            assert_eq!(
-                places,
-                records(&theirs),
-                "the other store has the same shape"
-            );
-            for to in &places {
-                let mut bad = good.clone();
-                bad[to.clone()].copy_from_slice(&theirs[to.clone()]);
-                bench.damaged(
-                    &name,
-                    &format!("another store's record at {to:?}"),
-                    Some(&bad),
-                );
-                for from in places.iter().filter(|from| from.len() == to.len()) {
-                    let mut bad = good.clone();
-                    bad.copy_within(from.clone(), to.start);
-                    bench.damaged(&name, &format!("record {from:?} at {to:?}"), Some(&bad));
-                }
-            }
-        }
+        moved(&mut bench, &other);
+        bench.finish("records");
     }
 }
 

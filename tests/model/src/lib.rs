@@ -22,6 +22,7 @@
 //! Nothing here panics because of what the store does: what is wrong comes back as a [`Failure`].
 
 mod check;
+mod damage;
 mod op;
 mod oracle;
 mod runner;
@@ -29,7 +30,10 @@ mod seen;
 mod strategy;
 
 pub use check::{Pairs, images_agree, pairs, snapshot_holds, strays, universe_holds};
-pub use op::{Fill, How, KEYS, Level, Only, Op, SNAPSHOTS, Span, Strike, ValueSpec, key};
-pub use oracle::{Oracle, Version, Write};
+pub use damage::{Answers, May, Verdict, ask, inflict, is_located, judge};
+pub use op::{
+    Fill, Harm, How, KEYS, Level, Only, Op, SNAPSHOTS, Span, Strike, ValueSpec, Wound, key,
+};
+pub use oracle::{Oracle, State, Version, Write};
 pub use runner::{Failure, Runner, Setup, Tally, run, shrunk};
 pub use strategy::{ops, setup};

@@ -128,6 +128,36 @@ pub enum Only {
     Present,
 }
 
+/// What happens to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Harm {
+    /// A bit flips.
+    Flip {
+        /// Which one of its byte, modulo 8.
+        bit: u8,
+    },
+    /// A run of bytes is zero.
+    Zero {
+        /// How many.
+        len: u16,
+    },
+    /// Nothing is left from there on.
+    Cut,
+    /// It is gone.
+    Delete,
+}
+
+/// Damage to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wound {
+    /// Which file, modulo how many there are.
+    pub file: u8,
+    /// Where: so many bytes from its beginning; with the highest bit, before the end of what is not zero.
+    pub at: u16,
+    /// What.
+    pub harm: Harm,
+}
+
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
@@ -257,6 +287,13 @@ pub enum Op {
         /// Which bit.
         bit: u8,
     },
+    /// A copy of the store's files is damaged and opened; the store itself goes on.
+    Damage {
+        /// The store is closed before, and opened again afterwards.
+        closed: bool,
+        /// How.
+        wounds: Vec<Wound>,
+    },
     /// A call is going to fail.
     Fail(Strike),
 }
@@ -273,6 +310,19 @@ impl Bytes<'_, '_> {
 
     fn u16(&mut self) -> Option<u16> {
         Some(u16::from_le_bytes([self.u8()?, self.u8()?]))
+    }
+
+    fn wound(&mut self) -> Option<Wound> {
+        Some(Wound {
+            file: self.u8()?,
+            at: self.u16()?,
+            harm: match self.u8()? {
+                way @ 0..=127 => Harm::Flip { bit: way % 8 },
+                128..=175 => Harm::Zero { len: self.u16()? },
+                176..=239 => Harm::Cut,
+                _ => Harm::Delete,
+            },
+        })
     }
 
     fn value(&mut self) -> Option<ValueSpec> {
@@ -428,6 +478,15 @@ impl Op {
                 at: bytes.u16()?,
                 bit: bytes.u8()? % 8,
             },
+            61 => {
+                let how = bytes.u8()?;
+                let count = if how < 192 { 1 } else { how % 4 };
+                let wounds = (0..count).map(|_| bytes.wound());
+                Self::Damage {
+                    closed: how % 2 == 0,
+                    wounds: wounds.collect::<Option<_>>()?,
+                }
+            }
             _ => {
                 let kind = bytes.u8()?;
                 let errno = match kind & 1 {

@@ -49,6 +49,21 @@ struct Commit {
     begun: usize,
 }
 
+/// A state that a store may be in.
+#[derive(Clone, Copy, Debug)]
+pub struct State<'a> {
+    versions: &'a Versions,
+    now: u64,
+}
+
+impl<'a> State<'a> {
+    /// What is to be seen under `key`.
+    pub fn get(&self, key: &[u8]) -> Option<&'a [u8]> {
+        let version = self.versions.get(key)?;
+        version.is_alive(self.now).then_some(&version.value[..])
+    }
+}
+
 /// The commits, what was promised of them, what is in doubt.
 #[derive(Clone, Debug)]
 pub struct Oracle {
@@ -317,6 +332,37 @@ impl Oracle {
         self.owed.clear();
         self.promises = vec![(0, 0)];
         self.doubtful.clear();
+    }
+
+    /// The newest state that `fits`, and after how many commits it is: after at least `least` of them, or
+    /// after all and one that is in doubt.
+    pub fn newest_state(
+        &self,
+        least: usize,
+        fits: impl Fn(State<'_>) -> bool,
+    ) -> Option<(usize, Pairs)> {
+        let now = self.now;
+        let of = |versions: &Versions| fits(State { versions, now });
+        let all = self.commits.len();
+        if of(&self.newest) {
+            return Some((all, self.visible.clone()));
+        }
+        for commit in &self.doubtful {
+            let mut versions = self.newest.clone();
+            apply(&mut versions, &commit.writes);
+            if of(&versions) {
+                return Some((all + 1, visible(&versions, self.now)));
+            }
+        }
+        let mut state = self.base.clone();
+        let mut found = None;
+        for n in 0..all {
+            if n >= least && of(&state) {
+                found = Some(n);
+            }
+            apply(&mut state, &self.commits[n].writes);
+        }
+        found.map(|n| (n, self.state(n)))
     }
 
     /// True if this value was once written to this key.

@@ -1,5 +1,6 @@
 //! Does operations to a real engine on a simulated disk, and asks the oracle after each of them.
 
+mod damage;
 mod expiry;
 
 use std::collections::hash_map::Entry;
@@ -15,7 +16,7 @@ use kvs::testing::{Access, Engine, Fs, FsFile, open, open_by_clock};
 use kvs::{Batch, Compaction, Durability, Error, Expiry, Options, Update};
 
 use crate::check::{Pairs, images_agree, is_hint, pairs, strays, universe_holds, views_hold};
-use crate::op::{Fill, How, Op, SNAPSHOTS, ValueSpec, key};
+use crate::op::{Fill, How, Op, SNAPSHOTS, ValueSpec, Wound, key};
 use crate::oracle::{Oracle, Version, Write};
 use crate::seen::{Taken, Walk};
 
@@ -80,6 +81,8 @@ pub struct Tally {
     pub opens: u64,
     /// Power cuts.
     pub cuts: u64,
+    /// Damaged copies that were opened, each for reading only and for writing.
+    pub damaged: u64,
     /// Operations that failed because a call was made to.
     pub failed: u64,
 }
@@ -89,6 +92,7 @@ impl std::ops::AddAssign for Tally {
         self.ops += other.ops;
         self.opens += other.opens;
         self.cuts += other.cuts;
+        self.damaged += other.damaged;
         self.failed += other.failed;
     }
 }
@@ -400,7 +404,12 @@ impl Runner {
                 self.same()
             }
             Op::Check => self.check(),
-            Op::Reopen => self.reopen(),
+            Op::Reopen => self.reopen(&[]),
+            Op::Damage {
+                closed: true,
+                wounds,
+            } => self.reopen(wounds),
+            Op::Damage { wounds, .. } => self.damaged(&self.fs.snapshot(), wounds, false),
             Op::Kill => {
                 self.engine = None;
                 self.taken = Default::default();
@@ -837,7 +846,7 @@ impl Runner {
         }
     }
 
-    fn reopen(&mut self) -> Result<(), String> {
+    fn reopen(&mut self, wounds: &[Wound]) -> Result<(), String> {
         let closed = self.effectless(|engine| engine.close())?;
         if closed && self.sync_failed {
             return Err("it closed cleanly although a sync had failed".to_owned());
@@ -850,6 +859,7 @@ impl Runner {
             self.oracle.promise(self.fs.log_len());
             let image = self.fs.snapshot();
             images_agree(&image, &self.options(), self.oracle.current())?;
+            self.damaged(&image, wounds, true)?;
         }
         self.open()?;
         self.recovered()

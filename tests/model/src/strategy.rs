@@ -6,7 +6,7 @@ use kvs::testing::sim::{Contents, Effect, Errno, Fault, Survive};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::op::{Fill, How, Level, Only, Op, Span, Strike, ValueSpec};
+use crate::op::{Fill, Harm, How, Level, Only, Op, Span, Strike, ValueSpec, Wound};
 use crate::runner::Setup;
 
 fn key_id() -> impl Strategy<Value = u8> {
@@ -61,6 +61,16 @@ fn strike() -> impl Strategy<Value = Strike> {
             fault: fault.after(effect),
         }
     })
+}
+
+fn wound() -> impl Strategy<Value = Wound> {
+    let harm = prop_oneof![
+        8 => (0u8..8).prop_map(|bit| Harm::Flip { bit }),
+        3 => (1u16..600).prop_map(|len| Harm::Zero { len }),
+        3 => Just(Harm::Cut),
+        1 => Just(Harm::Delete),
+    ];
+    (any::<u8>(), any::<u16>(), harm).prop_map(|(file, at, harm)| Wound { file, at, harm })
 }
 
 fn how() -> impl Strategy<Value = How> {
@@ -148,6 +158,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => any::<u8>().prop_map(|which| Op::DropHint { which }),
         2 => (any::<u8>(), any::<u16>(), 0u8..8)
             .prop_map(|(which, at, bit)| Op::DamageHint { which, at, bit }),
+        3 => (any::<bool>(), prop_oneof![4 => vec(wound(), 1), 1 => vec(wound(), 2..4)])
+            .prop_map(|(closed, wounds)| Op::Damage { closed, wounds }),
         4 => strike().prop_map(Op::Fail),
     ]
 }
