@@ -9,6 +9,7 @@ mod export;
 mod forge;
 mod format;
 mod input;
+mod model;
 mod resp;
 mod store;
 mod workload;
@@ -29,6 +30,7 @@ use lines::json;
 
 pub use export::{kvx, ndjson, tsv};
 pub use format::{hint, manifest, record, segment_scan};
+pub use model::store_model;
 pub use resp::{command, resp_reply, resp_request};
 pub use store::{recovery, repair};
 

@@ -7,12 +7,12 @@ use crate::store::check;
 use crate::workload::{Oracle, bases};
 use crate::{
     command, hint, kvx, manifest, ndjson, record, recovery, repair, resp_reply, resp_request,
-    segment_scan, tsv,
+    segment_scan, store_model, tsv,
 };
 
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 12] = [
+const TARGETS: [Target; 13] = [
     ("record", record),
     ("segment_scan", segment_scan),
     ("manifest", manifest),
@@ -22,6 +22,7 @@ const TARGETS: [Target; 12] = [
     ("tsv", tsv),
     ("recovery", recovery),
     ("repair", repair),
+    ("store_model", store_model),
     ("resp_request", resp_request),
     ("resp_reply", resp_reply),
     ("command", command),
@@ -55,10 +56,10 @@ fn random(state: &mut u64) -> u64 {
 #[test]
 fn random_inputs_pass() {
     for (name, target) in TARGETS {
-        let rounds = if matches!(name, "recovery" | "repair") {
-            1500
-        } else {
-            3000
+        let rounds = match name {
+            "recovery" | "repair" => 1500,
+            "store_model" => 300,
+            _ => 3000,
         };
         for round in 0..rounds {
             let mut state = round;

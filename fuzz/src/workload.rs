@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, UNIX_EPOCH};
 
 use kvs::testing::sim::{Image, SimFs, Survive};
 use kvs::testing::{Engine, open};
-use kvs::{Batch, Compaction, Options};
+use kvs::{Batch, Compaction, Durability, Expiry, Options, SetOptions};
 
 use crate::edit::Files;
 
@@ -30,9 +31,17 @@ pub struct Bases {
     pub oracle: Oracle,
 }
 
-/// Options of every store here: small segments, no compaction that nobody asked for.
+/// When keys expire that expire in the history, and what the clock says in it and ever after, in Unix
+/// milliseconds.
+const PAST: u64 = 1_000;
+const NOW: u64 = 1 << 40;
+const LATER: u64 = 1 << 41;
+
+/// Options of every store here: small segments, no compaction that nobody asked for, and a clock that
+/// stands still: what is there does not depend on when a target runs.
 pub fn options() -> Options {
     Options::new()
+        .clock(|| UNIX_EPOCH + Duration::from_millis(NOW))
         .segment_bytes(64 << 10)
         .compaction(Compaction::Manual)
         .shard_bits(1)
@@ -139,16 +148,72 @@ impl History {
         self.note();
     }
 
+    /// A value under `key` that no other key and no other time had.
+    fn value(&mut self, key: &str, of: &str) -> Vec<u8> {
+        self.seed += 1;
+        format!("{key} {of} {}", self.seed).into_bytes()
+    }
+
+    /// Sets a key that expires `at`.
     fn expiring(&mut self, key: &str, at: u64) {
-        let value = format!("{key} until {at}");
+        let value = self.value(key, "expires");
         let engine = self.engine();
         engine
-            .set_expiring(key.as_bytes(), value.as_bytes(), at)
+            .set_expiring(key.as_bytes(), &value, at)
             .expect("a good store takes a value");
-        self.insert(key, value.as_bytes());
-        if at < 1 << 40 {
+        self.insert(key, &value);
+        self.expires(key, at);
+        self.note();
+    }
+
+    /// A key that is there expires `at`.
+    fn expires(&mut self, key: &str, at: u64) {
+        if at <= NOW {
             self.contents.remove(key.as_bytes());
         }
+    }
+
+    /// Sets a key that expires when its old value did.
+    fn keeping(&mut self, key: &str) {
+        let value = self.value(key, "as long as before");
+        let kept = SetOptions::new().keep_ttl();
+        self.engine()
+            .set_with(Durability::Os, key.as_bytes(), &value, &kept)
+            .expect("a good store takes a value");
+        self.insert(key, &value);
+        self.note();
+    }
+
+    /// A key that is there expires `at`.
+    fn expire(&mut self, key: &str, at: u64) {
+        let there = self
+            .engine()
+            .expire_at(Durability::Os, key.as_bytes(), at)
+            .expect("a good store lets a key expire");
+        assert!(there);
+        self.expires(key, at);
+        self.note();
+    }
+
+    /// A key that expires does so no more.
+    fn persist(&mut self, key: &str) {
+        let there = self.engine().persist(Durability::Os, key.as_bytes());
+        assert!(there.expect("a good store lets a key live"));
+        self.note();
+    }
+
+    /// Sets two keys at once: one expires later, the other has.
+    fn expiring_batch(&mut self, later: &str, past: &str) {
+        let mut batch = Batch::new();
+        for (key, at) in [(later, LATER), (past, PAST)] {
+            let value = self.value(key, "in a batch expires");
+            batch.set_with_expiry(key, &value, Expiry::At(at));
+            self.insert(key, &value);
+            self.expires(key, at);
+        }
+        self.engine()
+            .write(&batch)
+            .expect("a good store takes a batch");
         self.note();
     }
 
@@ -168,24 +233,31 @@ fn make() -> Bases {
     h.with(Engine::rotate_now);
     h.set("c", 20);
     h.remove("d");
-    h.expiring("x", 1000);
+    h.expiring("x", PAST);
     h.expiring("y", u64::MAX);
+    h.expiring("z", LATER);
     h.with(Engine::flush);
     h.with(Engine::rotate_now);
     h.set("a", 30);
     h.with(Engine::close);
     h.reopen();
     h.set("f", 9);
+    h.keeping("y");
+    h.expire("c", LATER);
     h.with(|engine| engine.compact().map(|_| ()));
     h.set("c", 40);
     h.remove("e");
     h.with(Engine::flush);
     h.set("g", 8);
     h.batch(&["h", "i"], "f");
+    h.expiring_batch("x", "b");
+    h.persist("z");
     h.reopen();
     h.set("a", 17);
     h.with(Engine::rotate_now);
     h.remove("g");
+    h.expire("z", PAST);
+    h.expire("i", LATER);
     h.set("b", 5);
     h.with(|engine| engine.compact().map(|_| ()));
     h.with(Engine::flush);
