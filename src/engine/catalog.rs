@@ -628,7 +628,8 @@ impl<F: Fs> Manifest<F> {
             self.next_seq,
         )
         .expect("the buffer has the size the edit asked for");
-        self.write(fs, self.end, &bytes)?;
+        let end = self.end;
+        self.write(fs, |file| file.write_at(end, &bytes))?;
         self.end += bytes.len() as u64;
         self.next_seq += 1;
         self.catalog = next;
@@ -648,15 +649,16 @@ impl<F: Fs> Manifest<F> {
         let doubtful = std::mem::take(&mut self.redirty);
         match doubtful.is_empty() {
             true => Ok(()),
-            false => self.write(fs, self.end - doubtful.len() as u64, &doubtful),
+            false => {
+                let from = self.end - doubtful.len() as u64;
+                self.write(fs, |file| file.write_back(from, &doubtful))
+            }
         }
     }
 
-    fn write(&mut self, fs: &F, from: u64, bytes: &[u8]) -> Result<()> {
+    fn write(&mut self, fs: &F, write: impl FnOnce(&F::File) -> std::io::Result<()>) -> Result<()> {
         self.failed = true;
-        self.file
-            .write_at(from, bytes)
-            .map_err(io::<F>(fs, "write the manifest"))?;
+        write(&self.file).map_err(io::<F>(fs, "write the manifest"))?;
         self.file
             .sync_data()
             .map_err(io::<F>(fs, "sync the manifest"))?;

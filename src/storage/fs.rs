@@ -82,6 +82,16 @@ pub trait FsFile: Send + Sync + 'static {
     /// Writes all of `bytes` at `offset`.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
+    /// Writes all of `bytes`, which the file shows at `offset` already, once more, so that they reach the
+    /// disk with the next sync even if an earlier one has failed.
+    ///
+    /// After a failed write the kernel shows the bytes as if they were there. Writing them again by
+    /// [`FsFile::write_at`] is not enough: ext4 (seen on Linux 6.18) then fills the block and leaves
+    /// it marked as never written, so that it reads as zeros when the cache is gone.
+    fn write_back(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write_at(offset, bytes)
+    }
+
     /// Makes bytes and length durable (`fdatasync`). An error is final.
     fn sync_data(&self) -> io::Result<()>;
 

@@ -430,6 +430,46 @@ pub struct RealFile {
     memory: bool,
 }
 
+/// What direct writes are aligned to: a page, which is a whole number of sectors nearly everywhere.
+const DIRECT_BYTES: u64 = 4096;
+
+impl RealFile {
+    /// Writes by `O_DIRECT`, whole pages, what is around `bytes` as the file shows it; the cache
+    /// forgets these pages. Its length stays.
+    fn write_past_cache(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let from = offset - offset % DIRECT_BYTES;
+        let end = offset + bytes.len() as u64;
+        let len = end.next_multiple_of(DIRECT_BYTES) - from;
+        let mut buffer = vec![0u8; (len + DIRECT_BYTES) as usize];
+        // An allocator promises no such alignment: there is a page to spare.
+        let skip = buffer.as_ptr().align_offset(DIRECT_BYTES as usize);
+        let pages = buffer
+            .get_mut(skip..skip + len as usize)
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        let mut read = 0;
+        while read < pages.len() {
+            match self.file.read_at(&mut pages[read..], from + read as u64) {
+                Ok(0) => break,
+                Ok(n) => read += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let start = (offset - from) as usize;
+        pages[start..start + bytes.len()].copy_from_slice(bytes);
+        let before = self.len()?;
+        let flags = rustix::fs::fcntl_getfl(&self.file)?;
+        rustix::fs::fcntl_setfl(&self.file, flags | OFlags::DIRECT)?;
+        let written = self.file.write_all_at(pages, from);
+        rustix::fs::fcntl_setfl(&self.file, flags)?;
+        written?;
+        match from + len > before {
+            true => self.file.set_len(before.max(end)),
+            false => Ok(()),
+        }
+    }
+}
+
 impl FsFile for RealFile {
     fn len(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
@@ -474,6 +514,16 @@ impl FsFile for RealFile {
         self.file.write_all_at(bytes, offset)
     }
 
+    fn write_back(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        match self.write_past_cache(offset, bytes) {
+            // No such thing on this file system or device, or in other pieces than ours.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                self.write_at(offset, bytes)
+            }
+            written => written,
+        }
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         match self.memory {
             true => Ok(()),
@@ -498,5 +548,35 @@ impl FsFile for RealFile {
         // One call for one record.
         let record = parts.concat();
         self.file.write_all_at(&record, offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writing_back_changes_nothing_around_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let fs = RealFs::open(dir.path(), Access::ReadWrite).unwrap();
+        for len in [1u64, 4095, 4096, 10_000] {
+            let file = Fs::create(&fs, &format!("file {len}")).unwrap();
+            let whole: Vec<u8> = (0..len).map(|i| (i * 31 % 251) as u8).collect();
+            file.write_at(0, &whole).unwrap();
+            for (from, to) in [(0, len), (len / 3, len / 2), (len - 1, len), (len / 2, len)] {
+                file.write_back(from, &whole[from as usize..to as usize])
+                    .unwrap();
+                assert_eq!(file.len().unwrap(), len, "{from} to {to}");
+                let mut read = vec![0; len as usize];
+                file.read_exact_at(0, &mut read).unwrap();
+                assert!(read == whole, "{from} to {to} of {len}");
+            }
+            // Bytes that the file does not show yet are written all the same, also behind its end.
+            file.write_back(len, &[7; 100]).unwrap();
+            assert_eq!(file.len().unwrap(), len + 100);
+            let mut read = [0; 100];
+            file.read_exact_at(len, &mut read).unwrap();
+            assert_eq!(read, [7; 100]);
+        }
     }
 }

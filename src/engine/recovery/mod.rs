@@ -822,7 +822,7 @@ impl<F: Fs> Driver<'_, F> {
                 .file
                 .read_exact_at(at, &mut buffer[..n])
                 .map_err(&failed)?;
-            opened.file.write_at(at, &buffer[..n]).map_err(&failed)?;
+            opened.file.write_back(at, &buffer[..n]).map_err(&failed)?;
             at += n as u64;
         }
         if end.length > PAGE_BYTES {
