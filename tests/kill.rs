@@ -11,7 +11,11 @@
 //! A kill leaves the kernel's memory alone, so both durability levels must pass. What a power cut
 //! leaves is simulated elsewhere (`tests/crash.rs`).
 //!
-//! `KVS_KILL_SEED` repeats the operations of a run; the moments of its kills cannot be repeated.
+//! `KVS_KILL_SEED` repeats the operations of a run; the moments of its kills cannot be repeated. The soak
+//! of everything at once (`kill/mixed.rs`) is `KVS_KILL_CYCLES=n` long instead of 25.
+
+#[path = "kill/mixed.rs"]
+mod mixed;
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
@@ -165,9 +169,23 @@ enum Kill {
 
 /// Starts a child, kills it, and returns how many operations it has acknowledged.
 fn run_and_kill(orders: &Orders<'_>, kill: Kill) -> u64 {
+    let acknowledged = AtomicU64::new(0);
+    let take = |number: &str| {
+        let count = acknowledged.load(Ordering::Relaxed);
+        let expected = (orders.first + count).to_string();
+        assert_eq!(number, expected, "in order, none left out");
+        acknowledged.store(count + 1, Ordering::Relaxed);
+    };
+    start_and_kill(CHILD_TEST, (CHILD, &orders.encode()), kill, take);
+    acknowledged.into_inner()
+}
+
+/// Starts this program again for one `test`, with `orders` in its environment; what it acknowledges goes
+/// to `take`.
+fn start_and_kill(test: &str, orders: (&str, &str), kill: Kill, take: impl Fn(&str) + Sync) {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", CHILD_TEST, "--nocapture"])
-        .env(CHILD, orders.encode())
+        .args(["--exact", test, "--nocapture"])
+        .env(orders.0, orders.1)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -177,7 +195,12 @@ fn run_and_kill(orders: &Orders<'_>, kill: Kill) -> u64 {
     let pipe = child.stderr.take().unwrap();
     let acknowledged = AtomicU64::new(0);
     thread::scope(|scope| {
-        let journal = scope.spawn(|| read_journal(pipe, orders.first, &acknowledged));
+        let journal = scope.spawn(|| {
+            read_journal(pipe, |number| {
+                take(number);
+                acknowledged.fetch_add(1, Ordering::Relaxed);
+            })
+        });
         match kill {
             Kill::WhileOpening(after) => thread::sleep(after),
             Kill::WhileWriting(after) => {
@@ -199,24 +222,15 @@ fn run_and_kill(orders: &Orders<'_>, kill: Kill) -> u64 {
             "the child said: {complaints}"
         );
     });
-    acknowledged.into_inner()
 }
 
-/// Counts acknowledgements to the end of the pipe; returns whatever else the child had to say.
-fn read_journal(pipe: impl io::Read, first: u64, acknowledged: &AtomicU64) -> String {
+/// Takes acknowledgements to the end of the pipe; returns whatever else the child had to say.
+fn read_journal(pipe: impl io::Read, take: impl Fn(&str)) -> String {
     let mut complaints = String::new();
     for line in BufReader::new(pipe).lines() {
         let line = line.unwrap();
         match line.strip_prefix("ack ") {
-            Some(number) => {
-                let count = acknowledged.load(Ordering::Relaxed);
-                assert_eq!(
-                    number,
-                    (first + count).to_string(),
-                    "in order, none left out"
-                );
-                acknowledged.store(count + 1, Ordering::Relaxed);
-            }
+            Some(number) => take(number),
             None => complaints = complaints + &line + "\n",
         }
     }
