@@ -44,7 +44,9 @@ pub mod testing {
     pub use crate::engine::core::Engine;
     pub use crate::engine::dump::dump;
     pub use crate::engine::testing::*;
+    pub use crate::engine::version::Version;
     pub use crate::storage::fs::{Access, Fs, FsFile};
+    pub use crate::storage::published::Published;
     pub use crate::storage::real::RealFs;
     pub use crate::storage::sim;
 }

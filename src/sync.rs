@@ -4,6 +4,16 @@
 //! `shuttle`, which runs one thread at a time and decides at every lock which one goes on:
 //! `tests/schedules.rs`. What is not on the way of a write, a read, a compaction or a close stays as
 //! it is (the table of open stores, bringing pages in).
+//!
+//! Atomics whose ordering somebody relies on come from here too. Built with `--cfg kvs_loom` they are
+//! those of `loom`, which tries every order in which their effects may be seen:
+//! `tests/threads/orders.rs`. Counters, hints and flags behind which there is nothing to be seen are
+//! `std`'s wherever they stand.
+
+#[cfg(kvs_loom)]
+pub use loom::sync::atomic;
+#[cfg(not(kvs_loom))]
+pub use std::sync::atomic;
 
 #[cfg(not(kvs_shuttle))]
 pub use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockWriteGuard};

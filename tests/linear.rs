@@ -15,11 +15,12 @@ mod checker;
 #[path = "linear/history.rs"]
 mod history;
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use kvs::{Batch, Durability, Options, Store, Update, Value};
+// Not that of the standard library, whose waiting the thread sanitizer does not see.
+use parking_lot::Mutex;
 
 use checker::linearise;
 use history::{Call, Op, State};
@@ -92,7 +93,7 @@ impl Recorder {
         let start = self.now();
         let ops = call();
         let end = self.now();
-        let mut calls = self.calls.lock().unwrap();
+        let mut calls = self.calls.lock();
         calls.extend(ops.into_iter().map(|op| Call {
             op,
             thread,
@@ -223,7 +224,7 @@ impl Recorder {
         let together = snapshot.get_many(&keys).unwrap();
         let again: State = together.into_iter().map(numbers).collect();
         assert_eq!(seen, again, "a snapshot changed");
-        self.calls.lock().unwrap().push(Call {
+        self.calls.lock().push(Call {
             op: Op::Snapshot { seen },
             thread,
             start,
@@ -241,7 +242,7 @@ impl Recorder {
                 seen[id] = Some(number(&value));
             }
         }
-        self.calls.lock().unwrap().push(Call {
+        self.calls.lock().push(Call {
             op: Op::Snapshot { seen },
             thread,
             start,
@@ -253,27 +254,28 @@ impl Recorder {
     fn round(&self, seed: u64) -> Vec<Call> {
         let (working, ready) = (AtomicU64::new(WORKERS as u64), AtomicBool::new(false));
         std::thread::scope(|scope| {
+            let mut threads = Vec::new();
             for thread in 0..WORKERS {
                 let mut random = Random(seed.wrapping_mul(1000) + thread as u64);
                 let (working, ready) = (&working, &ready);
-                scope.spawn(move || {
+                threads.push(scope.spawn(move || {
                     while !ready.load(Ordering::Acquire) {
                         std::hint::spin_loop();
                     }
                     let done = Done(working);
                     self.work(thread, &mut random);
                     drop(done);
-                });
+                }));
             }
             let busy = || working.load(Ordering::Acquire) > 0;
-            scope.spawn(move || {
+            threads.push(scope.spawn(move || {
                 while busy() {
                     self.snapshot(WORKERS);
                     std::thread::sleep(Duration::from_micros(300));
                 }
-            });
+            }));
             let busy = || working.load(Ordering::Acquire) > 0;
-            scope.spawn(move || {
+            threads.push(scope.spawn(move || {
                 let store = self.store.with_durability(Durability::Os);
                 for i in 0u64.. {
                     store
@@ -288,11 +290,15 @@ impl Recorder {
                         break;
                     }
                 }
-            });
+            }));
             ready.store(true, Ordering::Release);
+            // Joined one by one: the thread sanitizer does not see how a scope waits for its threads.
+            for thread in threads {
+                thread.join().unwrap();
+            }
         });
         self.record(WORKERS + 1, || self.read_all());
-        std::mem::take(&mut *self.calls.lock().unwrap())
+        std::mem::take(&mut *self.calls.lock())
     }
 }
 

@@ -37,6 +37,7 @@ use crate::engine::report::RecoveryReport;
 use crate::engine::reserve::Reserve;
 use crate::engine::segment::{Segment, View};
 use crate::engine::tasks::Upkeep;
+use crate::engine::version::Version;
 use crate::engine::waiters::Commit;
 use crate::index::Index;
 use crate::storage::fs::Fs;
@@ -75,9 +76,8 @@ pub struct Engine<F: Fs> {
     pub(crate) poisoned: AtomicBool,
     /// Keys written since the last good sync, once poisoned.
     pub(crate) undurable: OnceLock<HashSet<Fingerprint>>,
-    /// Counts changes of the index by writers: what a writer looked up before it entered the section
-    /// still holds if this has not moved.
-    pub(crate) version: AtomicU64,
+    /// What a writer looked up before it entered the section still holds if this has not moved.
+    pub(crate) version: Version,
     /// Maps of segments that are gone but may still be looked at.
     pub(crate) retired: Mutex<Vec<(Weak<Map>, u64)>>,
     /// Those that may live, the oldest first.
@@ -242,7 +242,7 @@ impl<F: Fs> Engine<F> {
             has_pending: AtomicBool::new(false),
             poisoned: AtomicBool::new(false),
             undurable: OnceLock::new(),
-            version: AtomicU64::new(0),
+            version: Version::default(),
             retired: Mutex::new(Vec::new()),
             snapshots: Mutex::new(Vec::new()),
             counters: Counters::default(),

@@ -52,6 +52,7 @@ mod time;
 mod upkeep;
 pub mod value;
 mod verify;
+pub mod version;
 mod waiters;
 mod writer;
 

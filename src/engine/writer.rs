@@ -187,7 +187,7 @@ impl<F: Fs> Engine<F> {
 
     /// As [`Engine::look_up`], from inside the section: `known` if nothing has changed since.
     fn look_again(&self, known: Known, version: u64, hash: u64, key: &[u8]) -> Result<Known> {
-        match self.version.load(Ordering::Acquire) == version {
+        match self.version.get() == version {
             true => Ok(known),
             false => self.look_up(hash, key),
         }
@@ -264,7 +264,7 @@ impl<F: Fs> Engine<F> {
         Self::check_sizes(key, value)?;
         let hash = self.hash_key.hash(key);
         let draft = Draft::new(kind, expires_at, key, value).expect("lengths were checked");
-        let version = self.version.load(Ordering::Acquire);
+        let version = self.version.get();
         let known = self.look_up(hash, key)?;
 
         // Half a write must not be followed by others.
@@ -601,9 +601,7 @@ impl<F: Fs> Engine<F> {
     /// Tells writers that looked something up before they entered the section to look again.
     #[inline]
     pub(crate) fn index_changed(&self) {
-        // Only the section changes it: no read-modify-write is needed.
-        let version = self.version.load(Ordering::Relaxed);
-        self.version.store(version + 1, Ordering::Release);
+        self.version.changed();
     }
 
     /// Publishes one set or tombstone.

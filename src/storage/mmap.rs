@@ -14,10 +14,10 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
+use crate::storage::published::Published;
 use crate::storage::window::WindowLease;
 
 /// Whether a file may be changed.
@@ -33,7 +33,7 @@ pub enum Access {
 #[derive(Debug)]
 pub struct Map {
     raw: MmapRaw,
-    published: AtomicU64,
+    published: Published,
     /// Index windows of this segment: given back only when it is unmapped.
     lease: std::sync::OnceLock<WindowLease>,
 }
@@ -57,7 +57,7 @@ impl Map {
         };
         let map = Arc::new(Self {
             raw,
-            published: AtomicU64::new(0),
+            published: Published::default(),
             lease: std::sync::OnceLock::new(),
         });
         let writer = MapWriter {
@@ -76,7 +76,7 @@ impl Map {
     /// Bytes that may be read: everything below.
     #[inline]
     pub fn published(&self) -> u64 {
-        self.published.load(Ordering::Acquire)
+        self.published.get()
     }
 
     /// Bytes mapped.
@@ -174,7 +174,7 @@ impl MapWriter {
             end <= self.map.len() && end >= self.map.published(),
             "published length only grows, within the map"
         );
-        self.map.published.store(end, Ordering::Release);
+        self.map.published.grow(end);
     }
 
     /// Ends writing: the pages lose their write permission, so that not even a stray pointer in this

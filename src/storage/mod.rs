@@ -13,6 +13,7 @@ pub mod location;
 #[allow(unsafe_code)]
 pub mod mmap;
 pub mod pin;
+pub mod published;
 pub mod real;
 pub mod window;
 

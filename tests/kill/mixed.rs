@@ -281,7 +281,8 @@ fn nothing_acknowledged_is_lost_with_everything_at_once() {
     let dir = evidence.dir.path().join("store");
     let mut random = Random(seed);
     let mut done: Vec<Done> = (0..THREADS).map(|_| Done::default()).collect();
-    let (mut kills, mut compactions, mut acknowledged) = (0u64, 0u64, 0u64);
+    let (mut kills, mut barren) = (0u64, 0u64);
+    let (mut compactions, mut acknowledged) = (0u64, 0u64);
     let mut merged = None;
     for round in 0u64.. {
         if kills == cycles {
@@ -315,8 +316,12 @@ fn nothing_acknowledged_is_lost_with_everything_at_once() {
             .collect();
         acknowledged += journal.iter().sum::<u64>();
         if !opening {
-            assert!(journal.iter().sum::<u64>() > 0, "the kill met no writes");
-            kills += 1;
+            // A machine may be too busy for a child to get anywhere in time, but not again and again.
+            match journal.iter().sum::<u64>() {
+                0 => barren += 1,
+                _ => kills += 1,
+            }
+            assert!(barren <= 3 + cycles / 50, "{barren} kills met no writes");
         }
         let read_only = round % 2 == 1;
         let store = options(now).read_only(read_only).open(&dir).unwrap();

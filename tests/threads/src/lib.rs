@@ -1,0 +1,1 @@
+//! Nothing: see `Cargo.toml`. A package has to have something that is not a test.
