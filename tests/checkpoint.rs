@@ -105,7 +105,10 @@ fn a_cut_anywhere_leaves_no_copy_or_a_whole_one_and_the_source_as_it_was() {
     replay.advance_to(begun);
     loop {
         let cut = replay.cut();
-        for survive in replay.survivals(cut as u64 * 1009..cut as u64 * 1009 + 12) {
+        let first = cut as u64 * 1009;
+        let mut survivals = replay.survivals(first..first + 12);
+        survivals.extend(replay.harsh_survivals(first..first + 9));
+        for survive in survivals {
             let crash = Crash { cut, survive };
             let image = replay.image(survive);
             let (own, copied) = (source(&image), image.subdirectory("copy"));

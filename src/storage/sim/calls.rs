@@ -329,10 +329,20 @@ impl FsFile for SimFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        let before = self.fs.disk().before.take();
+        if let Some(act) = before {
+            act();
+        }
         let mut disk = self.fs.disk();
         let fault = disk.faults.next(Call::SyncData)?;
         let inode = self.inode.id;
-        disk.sync(fault, Change::SyncData { inode })
+        let synced = disk.sync(fault, Change::SyncData { inode });
+        let during = disk.during.take();
+        drop(disk);
+        if let Some(act) = during {
+            act();
+        }
+        synced
     }
 
     fn map(&self, len: u64, access: Access) -> io::Result<(Arc<Map>, MapWriter)> {

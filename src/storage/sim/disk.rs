@@ -14,6 +14,7 @@ use rustix::fs::{MemfdFlags, SeekFrom};
 use crate::storage::sim::fault::Faults;
 use crate::storage::sim::image::{Content, Image, PAGE, all_zero};
 use crate::storage::sim::journal::{Base, InodeId, Journal};
+use crate::storage::sim::meanwhile::Meanwhile;
 
 /// One file; lives as long as a name or a handle does.
 #[derive(Debug)]
@@ -85,6 +86,9 @@ pub(super) struct Disk {
     pub(super) next_inode: InodeId,
     pub(super) faults: Faults,
     pub(super) journal: Journal,
+    /// What is to be done before and during a sync.
+    pub(super) before: Meanwhile,
+    pub(super) during: Meanwhile,
 }
 
 impl Disk {
@@ -100,6 +104,8 @@ impl Disk {
             next_inode: base.files.len() as InodeId,
             faults: Faults::default(),
             journal: Journal::new(base),
+            before: Meanwhile::default(),
+            during: Meanwhile::default(),
         })
     }
 
@@ -127,7 +133,10 @@ impl Disk {
 
     /// Starts the record anew: what a reader sees is durable from now on.
     pub(super) fn rebase(&mut self) -> io::Result<()> {
-        let mut base = Base::default();
+        let mut base = Base {
+            older: Arc::clone(&self.journal.base.older),
+            ..Base::default()
+        };
         for (name, inode) in &self.names {
             base.names.insert(Arc::clone(name), inode.id);
             base.files.insert(inode.id, inode.content()?);

@@ -118,6 +118,8 @@ pub struct Op {
 pub(super) struct Base {
     pub(super) names: BTreeMap<Arc<str>, InodeId>,
     pub(super) files: BTreeMap<InodeId, Content>,
+    /// What was on the disk before.
+    pub(super) older: Arc<[Content]>,
 }
 
 impl Base {

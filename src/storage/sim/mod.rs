@@ -19,13 +19,16 @@
 //!   be back, and a rename may be there before the bytes of its file.
 //! - A *directory* on the same disk ([`SimFs::subdirectory`]) has syncs of its own. Renaming it moves
 //!   all names in it or none, and is a change of the directory it stands in.
+//! - Harsher disks ([`Survive::Harsh`]) let single bytes survive instead of sectors, or only whole pages;
+//!   show old bytes of other files where nothing was ever synced; or leave anything at all in bytes that
+//!   were being changed ([`Grain`], [`Lost`]).
 //! - A *failed sync* leaves what it covered in doubt for good: readers go on seeing it, a later sync
 //!   succeeds and does not change that. Only what is written again, and then synced, is durable.
 //!
 //! A killed process loses nothing: drop the store, [`SimFs::clear_faults`], and open the same `SimFs`
 //! again; what was pending still is. ([`SimFs::snapshot`] has the same bytes, but all durable.)
 //!
-//! Not simulated: sectors that turn to garbage, bytes of other files in place of zeros, media faults.
+//! Not simulated: sectors that cannot be read, media faults.
 //! Damage can be done by hand ([`SimFs::edit`]). There is no lock: two stores on one `SimFs` are the
 //! test's own fault.
 //!
@@ -55,8 +58,10 @@
 mod calls;
 mod disk;
 mod fault;
+mod grain;
 mod image;
 mod journal;
+mod meanwhile;
 mod names;
 mod pages;
 mod replay;
@@ -72,9 +77,11 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::storage::sim::disk::Disk;
 use crate::storage::sim::fault::{Plan, Trouble};
+use crate::storage::sim::meanwhile::Meanwhile;
 
 pub use calls::SimFile;
 pub use fault::{Call, Effect, Errno, Fault, Mode};
+pub use grain::{Grain, Lost};
 pub use image::{Content, Image};
 pub use journal::{Change, InodeId, Op, Outcome};
 pub use pages::SECTOR_BYTES;
@@ -157,6 +164,17 @@ impl SimFs {
         self.plan(k, None, Trouble::Crash);
     }
 
+    /// Has `act` done while a sync of a file is under way, the `k`-th from now, `k` = 0 being the next
+    /// one: what it writes is not covered by that sync. Replaces what was asked for earlier.
+    pub fn during_sync(&self, k: u64, act: impl FnOnce() + Send + 'static) {
+        self.disk().during = Meanwhile::new(k, Box::new(act));
+    }
+
+    /// As [`Self::during_sync`], before that sync has begun: what it writes is covered.
+    pub fn before_sync(&self, k: u64, act: impl FnOnce() + Send + 'static) {
+        self.disk().before = Meanwhile::new(k, Box::new(act));
+    }
+
     /// Ends the plan: every call succeeds again.
     pub fn clear_faults(&self) {
         self.disk().faults.set(None);
@@ -186,6 +204,11 @@ impl SimFs {
         if on {
             disk.rebase().expect(MEMORY);
         }
+    }
+
+    /// Says what was on the disk before: what [`Lost::Stale`] may bring back.
+    pub fn set_older(&self, older: Vec<Content>) {
+        self.disk().journal.base.older = older.into();
     }
 
     /// How many operations were recorded: the cut that is now.

@@ -13,21 +13,50 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::storage::sim::image::{Content, all_zero};
+use crate::storage::sim::grain::{Dice, Grain, Lost};
+use crate::storage::sim::image::{Content, PAGE, all_zero};
 use crate::storage::sim::rng::Rng;
 
 /// What the disk writes as a whole.
 pub const SECTOR_BYTES: usize = 512;
 
-type Block = Arc<[u8; SECTOR_BYTES]>;
+type Block = [u8; SECTOR_BYTES];
+
+/// Sectors of a page: what a disk with larger sectors writes as a whole.
+const PAGE_SECTORS: u64 = (PAGE / SECTOR_BYTES) as u64;
+
+/// A sector as it once was.
+#[derive(Clone, Debug)]
+struct Version {
+    /// Number of the write that made it.
+    at: u64,
+    block: Arc<Block>,
+}
 
 /// Versions of one sector besides the durable one, oldest first.
 #[derive(Clone, Debug, Default)]
 struct Sector {
     /// Written before a sync that failed, not since.
-    limbo: Vec<Block>,
+    limbo: Vec<Version>,
     /// Written since the last sync, failed or not.
-    dirty: Vec<Block>,
+    dirty: Vec<Version>,
+}
+
+impl Sector {
+    fn count(&self) -> u64 {
+        (self.limbo.len() + self.dirty.len()) as u64
+    }
+
+    fn versions(&self) -> impl Iterator<Item = &Version> {
+        self.limbo.iter().chain(&self.dirty)
+    }
+
+    /// The version of that number, counted from 1; 0 is the durable one.
+    fn version(&self, number: u64, durable: Block) -> Block {
+        let index = number.checked_sub(1);
+        let found = index.and_then(|index| self.versions().nth(index as usize));
+        found.map_or(durable, |version| *version.block)
+    }
 }
 
 /// The length of a file, with the same doubts as its sectors.
@@ -40,6 +69,15 @@ struct Length {
     needed: u64,
 }
 
+/// How what was not synced survives.
+#[derive(Clone, Copy)]
+pub(super) struct Survival<'a> {
+    pub(super) grain: Grain,
+    pub(super) lost: Lost,
+    /// What the disk holds or held besides this file.
+    pub(super) others: &'a [Content],
+}
+
 /// One file.
 #[derive(Clone, Debug)]
 pub(super) struct Pages {
@@ -47,6 +85,8 @@ pub(super) struct Pages {
     latest: Vec<u8>,
     sectors: BTreeMap<u64, Sector>,
     length: Length,
+    /// How many writes there were.
+    writes: u64,
     /// Images of `durable` and `latest`, made when first asked for.
     durable_image: Option<Content>,
     latest_image: Option<Content>,
@@ -60,6 +100,7 @@ impl Pages {
             latest: content.bytes().to_vec(),
             sectors: BTreeMap::new(),
             length: Length::new(content.len()),
+            writes: 0,
             durable_image: Some(content.clone()),
             latest_image: Some(content.clone()),
         }
@@ -74,6 +115,7 @@ impl Pages {
             self.latest.resize(end, 0);
         }
         self.latest[start..end].copy_from_slice(bytes);
+        self.writes += 1;
         for sector in start / SECTOR_BYTES..=(end - 1) / SECTOR_BYTES {
             self.touch(sector as u64);
         }
@@ -91,6 +133,7 @@ impl Pages {
     pub(super) fn set_len(&mut self, len: u64) {
         self.length.change(len);
         self.latest_image = None;
+        self.writes += 1;
         // Bytes cut off are gone, should the file grow again: they turn to zero.
         let cut = usize::try_from(len).unwrap_or(usize::MAX);
         let first = len / SECTOR_BYTES as u64;
@@ -159,32 +202,119 @@ impl Pages {
     }
 
     /// Each sector, and the length, survives as the dice say.
-    pub(super) fn mixed_image(&mut self, rng: &mut Rng) -> Content {
+    pub(super) fn mixed_image(&mut self, mut rng: Rng, how: Survival<'_>) -> Content {
         if self.is_settled() {
             return self.durable_image();
         }
-        let len = self.length.mixed(rng);
-        // With every sector decided by a fair coin, "all but one" would never be seen. So a bias is
-        // drawn first: how many of eight sectors are the durable and how many the latest version;
-        // the others are any version.
-        const BIASES: [(u64, u64); 7] = [(8, 0), (7, 0), (4, 4), (0, 0), (0, 7), (0, 8), (1, 6)];
-        let (old, new) = BIASES[rng.below(BIASES.len() as u64) as usize];
+        let len = self.length.mixed(&mut rng, how.grain);
+        let mut dice = Dice::new(rng, how.others);
         let mut bytes = self.durable.clone();
-        for (sector, versions) in &self.sectors {
-            let count = (versions.limbo.len() + versions.dirty.len()) as u64;
-            let die = rng.below(8);
-            // 0 is the durable one.
-            let version = match die {
-                _ if die < old => 0,
-                _ if die < old + new => count,
-                _ => rng.below(count + 1),
-            };
-            if let Some(index) = version.checked_sub(1) {
-                let mut all = versions.limbo.iter().chain(&versions.dirty);
-                if let Some(block) = all.nth(index as usize) {
-                    put_block(&mut bytes, *sector, block);
+        match how.grain {
+            Grain::Page => self.choose_pages(&mut bytes, &mut dice),
+            grain => {
+                for (sector, versions) in &self.sectors {
+                    let durable = block_of(&self.durable, *sector);
+                    let mut block = versions.version(dice.version(versions.count()), durable);
+                    if grain == Grain::Byte {
+                        let other = versions.version(dice.version(versions.count()), durable);
+                        block = dice.torn(&block, &other);
+                    }
+                    put_block(&mut bytes, *sector, &block);
                 }
             }
+        }
+        match how.lost {
+            Lost::Old => {}
+            Lost::Stale => self.bring_back(&mut bytes, len, &mut dice),
+            Lost::Garbage => self.garble(&mut bytes, &mut dice),
+        }
+        Content::with_len(bytes, len)
+    }
+
+    /// Each page as it was at one moment.
+    fn choose_pages(&self, bytes: &mut Vec<u8>, dice: &mut Dice<'_>) {
+        let mut pages: Vec<u64> = self.sectors.keys().map(|s| s / PAGE_SECTORS).collect();
+        pages.dedup();
+        for page in pages {
+            let of_page = || {
+                self.sectors
+                    .range(page * PAGE_SECTORS..(page + 1) * PAGE_SECTORS)
+            };
+            let versions = of_page().flat_map(|(_, sector)| sector.versions());
+            let mut moments: Vec<u64> = versions.map(|version| version.at).collect();
+            moments.sort_unstable();
+            moments.dedup();
+            let chosen = dice.version(moments.len() as u64).checked_sub(1);
+            let Some(moment) = chosen.map(|index| moments[index as usize]) else {
+                continue;
+            };
+            for (sector, versions) in of_page() {
+                let then = versions.versions().take_while(|v| v.at <= moment).last();
+                if let Some(version) = then {
+                    put_block(bytes, *sector, &version.block);
+                }
+            }
+        }
+    }
+
+    /// Sectors that nothing was ever synced to, and in which nothing survived, may show what the disk
+    /// held there before.
+    fn bring_back(&self, bytes: &mut Vec<u8>, len: u64, dice: &mut Dice<'_>) {
+        let first_new = self.length.durable.div_ceil(SECTOR_BYTES as u64);
+        let grown = first_new..len.div_ceil(SECTOR_BYTES as u64);
+        let mut blank: Vec<u64> = self.sectors.keys().copied().chain(grown).collect();
+        blank.retain(|sector| {
+            all_zero(&block_of(&self.durable, *sector)) && all_zero(&block_of(bytes, *sector))
+        });
+        blank.sort_unstable();
+        blank.dedup();
+        for sector in blank {
+            if dice.rng.chance(5)
+                && let Some(block) = dice.stale(sector)
+            {
+                put_block(bytes, sector, &block);
+            }
+        }
+    }
+
+    /// Bytes that some write has changed may be anything.
+    fn garble(&self, bytes: &mut Vec<u8>, dice: &mut Dice<'_>) {
+        for (sector, versions) in &self.sectors {
+            if !dice.rng.chance(2) {
+                continue;
+            }
+            let durable = block_of(&self.durable, *sector);
+            let mut block = block_of(bytes, *sector);
+            let changed = |at: usize| versions.versions().any(|v| v.block[at] != durable[at]);
+            dice.garble(&mut block, changed);
+            put_block(bytes, *sector, &block);
+        }
+    }
+
+    /// How many images the file may have that differ in whole sectors or in length; at most `most`.
+    pub(super) fn choices(&self, most: u64) -> u64 {
+        let sectors = self.sectors.values().map(|versions| versions.count() + 1);
+        let lengths = self.length.all().len() as u64;
+        sectors.fold(lengths, |product, n| product.saturating_mul(n).min(most))
+    }
+
+    /// One of those images; takes its digits off `number`.
+    pub(super) fn chosen_image(&mut self, number: &mut u64) -> Content {
+        if self.is_settled() {
+            return self.durable_image();
+        }
+        let mut digit = |base: u64| {
+            let digit = *number % base;
+            *number /= base;
+            digit
+        };
+        let lengths = self.length.all();
+        let len = lengths[digit(lengths.len() as u64) as usize];
+        let mut bytes = self.durable.clone();
+        for (sector, versions) in &self.sectors {
+            let durable = block_of(&self.durable, *sector);
+            let block = versions.version(digit(versions.count() + 1), durable);
+            put_block(&mut bytes, *sector, &block);
         }
         Content::with_len(bytes, len)
     }
@@ -192,7 +322,11 @@ impl Pages {
     /// Notes that `latest` has a new version of `sector`.
     fn touch(&mut self, sector: u64) {
         let block = Arc::new(block_of(&self.latest, sector));
-        self.sectors.entry(sector).or_default().dirty.push(block);
+        let version = Version {
+            at: self.writes,
+            block,
+        };
+        self.sectors.entry(sector).or_default().dirty.push(version);
     }
 }
 
@@ -243,10 +377,26 @@ impl Length {
         self.needed = 0;
     }
 
-    /// One that the file had since the last sync, or one in between that ends with a sector.
-    fn mixed(&self, rng: &mut Rng) -> u64 {
+    /// Every one that the file had since the last sync.
+    fn all(&self) -> Vec<u64> {
+        let mut all = vec![self.durable];
+        for len in self.limbo.iter().chain(&self.dirty) {
+            if !all.contains(len) {
+                all.push(*len);
+            }
+        }
+        all
+    }
+
+    /// One that the file had since the last sync, or one in between that ends with a unit.
+    fn mixed(&self, rng: &mut Rng, grain: Grain) -> u64 {
         let mut all = vec![self.durable];
         all.extend(self.limbo.iter().chain(&self.dirty));
+        let unit = match grain {
+            Grain::Byte => 1,
+            Grain::Sector => SECTOR_BYTES as u64,
+            Grain::Page => PAGE as u64,
+        };
         match rng.below(4) {
             0 => self.durable,
             1 => self.latest(),
@@ -254,12 +404,9 @@ impl Length {
             _ => {
                 let low = all.iter().copied().min().unwrap_or(0);
                 let high = all.iter().copied().max().unwrap_or(0);
-                let (first, last) = (
-                    low.div_ceil(SECTOR_BYTES as u64),
-                    high / SECTOR_BYTES as u64,
-                );
+                let (first, last) = (low.div_ceil(unit), high / unit);
                 match last.checked_sub(first) {
-                    Some(more) => (first + rng.below(more + 1)) * SECTOR_BYTES as u64,
+                    Some(more) => (first + rng.below(more + 1)) * unit,
                     None => low,
                 }
             }

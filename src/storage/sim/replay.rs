@@ -7,12 +7,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
+use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::storage::sim::grain::{Grain, Lost};
 use crate::storage::sim::image::{Content, Image};
 use crate::storage::sim::journal::{Base, Change, InodeId, Op, Outcome};
 use crate::storage::sim::names::{Directory, Names};
-use crate::storage::sim::pages::Pages;
+use crate::storage::sim::pages::{Pages, Survival};
 use crate::storage::sim::rng::Rng;
 
 /// What of the pending state survives the cut.
@@ -26,6 +28,20 @@ pub enum Survive {
     Mix {
         /// Decides the dice. The same seed gives the same image.
         seed: u64,
+    },
+    /// As a mix, in other units, and with other things in the place of what did not survive.
+    Harsh {
+        /// Decides the dice.
+        seed: u64,
+        /// What survives as a whole.
+        grain: Grain,
+        /// What stands where it did not.
+        lost: Lost,
+    },
+    /// One of all that a cut may leave in whole sectors: see [`Replay::choices`].
+    Choice {
+        /// Its number.
+        number: u64,
     },
     /// The changes of names that a mask tells.
     Names {
@@ -55,19 +71,81 @@ pub struct Crash {
     pub survive: Survive,
 }
 
+/// What a [`Survive`] is called in a [`Crash`] that is written down, and how to read it.
+impl fmt::Display for Survive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SyncedOnly => write!(f, "synced"),
+            Self::Everything => write!(f, "everything"),
+            Self::Mix { seed } => write!(f, "mix:{seed}"),
+            Self::Harsh { seed, grain, lost } => write!(f, "{grain}:{lost}:{seed}"),
+            Self::Choice { number } => write!(f, "choice:{number}"),
+            Self::Names { mask, contents } => {
+                let contents = match contents {
+                    Contents::Synced => "synced",
+                    Contents::Latest => "latest",
+                };
+                write!(f, "names:{contents}:{mask:#x}")
+            }
+        }
+    }
+}
+
+impl FromStr for Survive {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is nothing that survives");
+        let number = |digits: &str| match digits.strip_prefix("0x") {
+            Some(hex) => u64::from_str_radix(hex, 16).map_err(|_| wrong()),
+            None => digits.parse().map_err(|_| wrong()),
+        };
+        let words: Vec<&str> = text.split(':').collect();
+        Ok(match words[..] {
+            ["synced"] => Self::SyncedOnly,
+            ["everything"] => Self::Everything,
+            ["mix", seed] => Self::Mix {
+                seed: number(seed)?,
+            },
+            ["choice", n] => Self::Choice { number: number(n)? },
+            ["names", contents, mask] => Self::Names {
+                mask: number(mask)?,
+                contents: match contents {
+                    "synced" => Contents::Synced,
+                    "latest" => Contents::Latest,
+                    _ => return Err(wrong()),
+                },
+            },
+            [grain, lost, seed] => Self::Harsh {
+                seed: number(seed)?,
+                grain: grain.parse()?,
+                lost: lost.parse()?,
+            },
+            _ => return Err(wrong()),
+        })
+    }
+}
+
+/// As `12/mix:3`: behind twelve operations; to be read by [`str::parse`].
 impl fmt::Display for Crash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // To be pasted into a call of `SimFs::image`.
-        write!(f, "image({}, ", self.cut)?;
-        match self.survive {
-            Survive::SyncedOnly => write!(f, "Survive::SyncedOnly)"),
-            Survive::Everything => write!(f, "Survive::Everything)"),
-            Survive::Mix { seed } => write!(f, "Survive::Mix {{ seed: {seed} }})"),
-            Survive::Names { mask, contents } => write!(
-                f,
-                "Survive::Names {{ mask: {mask:#b}, contents: Contents::{contents:?} }})"
-            ),
-        }
+        write!(f, "{}/{}", self.cut, self.survive)
+    }
+}
+
+impl FromStr for Crash {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (cut, survive) = text
+            .split_once('/')
+            .ok_or_else(|| format!("{text:?} is no cut: it has no slash"))?;
+        Ok(Self {
+            cut: cut
+                .parse()
+                .map_err(|_| format!("{cut:?} is no number of operations"))?,
+            survive: survive.parse()?,
+        })
     }
 }
 
@@ -84,6 +162,8 @@ pub struct Replay {
     cut: usize,
     names: Directory,
     files: BTreeMap<InodeId, Pages>,
+    /// What was on the disk before.
+    older: Arc<[Content]>,
 }
 
 impl Replay {
@@ -94,6 +174,7 @@ impl Replay {
             cut: 0,
             names: Directory::new(base.names.clone()),
             files: base.files.iter().map(pages).collect(),
+            older: Arc::clone(&base.older),
         }
     }
 
@@ -181,6 +262,41 @@ impl Replay {
         all
     }
 
+    /// One image per seed from harsher disks: all grains with all that may stand where something was
+    /// lost, in turn. None if nothing is pending.
+    pub fn harsh_survivals(&self, seeds: Range<u64>) -> Vec<Survive> {
+        if self.is_settled() {
+            return Vec::new();
+        }
+        let harsh = |seed: u64| Survive::Harsh {
+            seed,
+            grain: Grain::ALL[(seed % 3) as usize],
+            lost: Lost::ALL[(seed / 3 % 3) as usize],
+        };
+        seeds.map(harsh).collect()
+    }
+
+    /// How many images a cut here may leave that differ in names, in whole sectors or in lengths that
+    /// a file had: the numbers of [`Survive::Choice`] go up to it. `None` if there are more than `most`.
+    pub fn choices(&self, most: u64) -> Option<u64> {
+        let enough = most.saturating_add(1);
+        let names = match self.pending_names() {
+            count @ 0..64 => 1u64 << count,
+            _ => enough,
+        };
+        let files = self.files.values().map(|pages| pages.choices(enough));
+        let all = files.fold(names, |product, n| product.saturating_mul(n).min(enough));
+        (all <= most).then_some(all)
+    }
+
+    /// Everything that was ever in a file until here, as readers saw it last: what a life that
+    /// begins after a cut may meet again ([`SimFs::set_older`](super::SimFs::set_older)).
+    pub fn contents(&mut self) -> Vec<Content> {
+        let mut all: Vec<Content> = self.files.values_mut().map(Pages::latest_image).collect();
+        all.retain(|content| !content.bytes().is_empty());
+        all
+    }
+
     /// What a cut here leaves.
     pub fn image(&mut self, survive: Survive) -> Image {
         match survive {
@@ -199,16 +315,50 @@ impl Replay {
                     Contents::Latest => pages.latest_image(),
                 })
             }
-            Survive::Mix { seed } => {
-                // Biased for the same reason as sectors are.
-                let mut rng = Rng::new(seed, u64::MAX);
-                let bias = [0, 1, 4, 4, 7, 8][rng.below(6) as usize];
-                let names = self.names.surviving(|_| rng.chance(bias));
-                self.fill(names, |inode, pages| {
-                    pages.mixed_image(&mut Rng::new(seed, inode))
-                })
+            Survive::Mix { seed } => self.mixed(seed, Grain::Sector, Lost::Old),
+            Survive::Harsh { seed, grain, lost } => self.mixed(seed, grain, lost),
+            Survive::Choice { number } => {
+                let count = self.pending_names();
+                let names = self.names.surviving(|i| number >> (i % 64) & 1 == 1);
+                let mut rest = number.checked_shr(count as u32).unwrap_or(0);
+                // All of them have their digits, whether they have a name or not.
+                let contents: BTreeMap<InodeId, Content> = self
+                    .files
+                    .iter_mut()
+                    .map(|(inode, pages)| (*inode, pages.chosen_image(&mut rest)))
+                    .collect();
+                self.fill(names, |inode, _| contents[&inode].clone())
             }
         }
+    }
+
+    fn mixed(&mut self, seed: u64, grain: Grain, lost: Lost) -> Image {
+        // Biased for the same reason as sectors are.
+        let mut rng = Rng::new(seed, u64::MAX);
+        let bias = [0, 1, 4, 4, 7, 8][rng.below(6) as usize];
+        let names = self.names.surviving(|_| rng.chance(bias));
+        let mut everything = Vec::new();
+        if lost == Lost::Stale {
+            let files = self.files.iter_mut();
+            everything.extend(files.map(|(inode, pages)| (*inode, pages.latest_image())));
+        }
+        let older = Arc::clone(&self.older);
+        self.fill(names, |inode, pages| {
+            let others = everything.iter().filter(|(other, _)| *other != inode);
+            let others: Vec<Content> = match lost {
+                Lost::Stale => others
+                    .map(|(_, content)| content.clone())
+                    .chain(older.iter().cloned())
+                    .collect(),
+                _ => Vec::new(),
+            };
+            let how = Survival {
+                grain,
+                lost,
+                others: &others,
+            };
+            pages.mixed_image(Rng::new(seed, inode), how)
+        })
     }
 
     fn fill(

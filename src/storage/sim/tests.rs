@@ -2,6 +2,7 @@
 
 mod damage;
 mod faults;
+mod harsh;
 mod model;
 mod names;
 mod power;

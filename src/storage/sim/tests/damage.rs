@@ -142,17 +142,32 @@ fn nothing_is_recorded_while_recording_is_off() {
 
 #[test]
 fn a_crash_says_how_to_make_its_image_again() {
-    let crash = |survive| Crash { cut: 17, survive }.to_string();
     let (mask, contents) = (5, Contents::Latest);
-    assert_eq!(crash(Survive::SyncedOnly), "image(17, Survive::SyncedOnly)");
-    assert_eq!(
-        crash(Survive::Mix { seed: 3 }),
-        "image(17, Survive::Mix { seed: 3 })"
-    );
-    assert_eq!(
-        crash(Survive::Names { mask, contents }),
-        "image(17, Survive::Names { mask: 0b101, contents: Contents::Latest })"
-    );
+    let (seed, number) = (3, 9);
+    let mut all = vec![
+        (Survive::SyncedOnly, "17/synced".to_owned()),
+        (Survive::Everything, "17/everything".to_owned()),
+        (Survive::Mix { seed }, "17/mix:3".to_owned()),
+        (Survive::Choice { number }, "17/choice:9".to_owned()),
+        (
+            Survive::Names { mask, contents },
+            "17/names:latest:0x5".to_owned(),
+        ),
+    ];
+    for grain in Grain::ALL {
+        for lost in Lost::ALL {
+            let survive = Survive::Harsh { seed, grain, lost };
+            all.push((survive, format!("17/{grain}:{lost}:3")));
+        }
+    }
+    for (survive, text) in all {
+        let crash = Crash { cut: 17, survive };
+        assert_eq!(crash.to_string(), text);
+        assert_eq!(text.parse(), Ok(crash));
+    }
+    for wrong in ["", "17", "x/synced", "1/mix", "1/mix:x", "1/bit:old:1"] {
+        assert!(wrong.parse::<Crash>().is_err(), "{wrong:?}");
+    }
 }
 
 #[test]
