@@ -313,7 +313,8 @@ impl<F: Fs> Driver<'_, F> {
         Ok(leftovers)
     }
 
-    /// True if the file is a log segment that begins with a LINK: it was activated.
+    /// True if the file is the log segment of that id and begins with a LINK: it was activated. Until a
+    /// new file is synced it may show what another segment left on the disk, header and all.
     fn was_written(&self, id: u64) -> Result<bool> {
         let name = name::segment(id);
         let failed = io_at(self.fs, "read the segment", &name);
@@ -331,6 +332,7 @@ impl<F: Fs> Driver<'_, F> {
         record.copy_from_slice(&page[PAGE_BYTES as usize..]);
         let first = parse_header(&header.place_key(), PAGE_BYTES, &record);
         Ok(header.kind == SegmentKind::Log
+            && header.id == id
             && matches!(first, Ok(Some(record)) if record.kind == Kind::Link))
     }
 
