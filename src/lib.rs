@@ -2,6 +2,9 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+#[macro_use]
+mod planted;
+
 pub mod client;
 mod engine;
 pub mod engines;

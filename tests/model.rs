@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use kvs::Durability;
-use kvs_model::{Op, Setup, Tally, ops, run, setup, shrunk};
+use kvs_model::{Op, Oracle, Pairs, Setup, Tally, ops, run, setup, shrunk};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -84,6 +84,97 @@ fn arbitrary_bytes_are_operations_that_the_store_survives() {
         (Op::decode_all(&bytes), setup)
     });
     compare("bytes", cases(), lists);
+}
+
+/// The model is what every other test believes: a history by hand, and what may be left of it, what not.
+#[test]
+fn the_oracle_takes_what_may_be_and_refuses_what_may_not() {
+    let write = |key: &str, value: &str| {
+        let version = (!value.is_empty()).then(|| value.as_bytes().to_vec().into());
+        (key.as_bytes().to_vec(), version)
+    };
+    let state = |pairs: &[(&str, &str)]| -> Pairs {
+        let pair = |(key, value): &(&str, &str)| {
+            (key.as_bytes().to_vec(), value.as_bytes().to_vec().into())
+        };
+        pairs.iter().map(pair).collect()
+    };
+    let mut oracle = Oracle::new();
+    oracle.commit(0, vec![write("a", "1")]);
+    oracle.commit(10, vec![write("b", "1"), write("c", "1")]);
+    oracle.promise(20);
+    oracle.commit(30, vec![write("a", "2")]);
+    oracle.commit(40, vec![write("b", "")]);
+    oracle.commit(50, vec![write("d", "1")]);
+    let after = [
+        state(&[]),
+        state(&[("a", "1")]),
+        state(&[("a", "1"), ("b", "1"), ("c", "1")]),
+        state(&[("a", "2"), ("b", "1"), ("c", "1")]),
+        state(&[("a", "2"), ("c", "1")]),
+        state(&[("a", "2"), ("c", "1"), ("d", "1")]),
+    ];
+    // Behind how many operations the cut falls, and which of these states it may leave.
+    let may_be = [
+        (60, 2..=5),
+        (45, 2..=4),
+        (25, 2..=2),
+        (15, 0..=2),
+        (5, 0..=1),
+    ];
+    for (cut, allowed) in may_be {
+        for (n, found) in after.iter().enumerate() {
+            let said = oracle.survived(cut, found).ok();
+            let expected = allowed.contains(&n).then_some(n);
+            assert_eq!(said, expected, "cut {cut}, the state after {n}");
+        }
+    }
+    let never = [
+        ("half a batch", state(&[("a", "1"), ("b", "1")])),
+        (
+            "a later write without an earlier",
+            state(&[("a", "1"), ("c", "1"), ("d", "1")]),
+        ),
+        (
+            "what was removed",
+            state(&[("a", "2"), ("b", "1"), ("c", "1"), ("d", "1")]),
+        ),
+        ("an old value", state(&[("a", "1"), ("c", "1")])),
+        (
+            "what nobody wrote",
+            state(&[("a", "3"), ("c", "1"), ("d", "1")]),
+        ),
+        (
+            "a value of another key",
+            state(&[("a", "2"), ("c", "2"), ("d", "1")]),
+        ),
+    ];
+    for (what, found) in &never {
+        assert!(oracle.survived(60, found).is_err(), "{what}");
+    }
+
+    // A write that failed is there whole or not at all.
+    oracle.doubt(60, vec![write("e", "1"), write("c", "")]);
+    let whole = state(&[("a", "2"), ("d", "1"), ("e", "1")]);
+    assert_eq!(oracle.survived(70, &whole), Ok(6));
+    assert_eq!(oracle.survived(70, &after[5]), Ok(5));
+    assert!(oracle.survived(55, &whole).is_err(), "it had not begun");
+    let half = state(&[("a", "2"), ("c", "1"), ("d", "1"), ("e", "1")]);
+    assert!(oracle.survived(70, &half).is_err(), "half of what failed");
+
+    // An interval is over: what is older is durable before the next is acknowledged.
+    let ms = Duration::from_millis;
+    let mut oracle = Oracle::new();
+    oracle.commit(0, vec![write("a", "1")]);
+    oracle.owe(ms(100));
+    oracle.keep_bound(ms(99), 10);
+    assert_eq!(oracle.survived(20, &after[0]), Ok(0));
+    oracle.keep_bound(ms(100), 10);
+    assert!(
+        oracle.survived(20, &after[0]).is_err(),
+        "older than its interval"
+    );
+    assert_eq!(oracle.survived(20, &after[1]), Ok(1));
 }
 
 /// Public methods, and how the model does the same: text of its sources.

@@ -23,6 +23,7 @@ const LINES_MAX: usize = 1000;
 
 /// What each part of `src/` may name. `""` is the public face in `lib.rs`.
 const LAYERS: Layers<'static> = &[
+    ("planted", &[]),
     ("sync", &[]),
     ("storage", &["sync"]),
     ("index", &["storage", "sync"]),

@@ -542,7 +542,8 @@ impl<F: Fs> Manifest<F> {
         file.sync_data().map_err(io::<F>(fs, "sync the manifest"))?;
         fs.rename(name::MANIFEST_TMP, name::MANIFEST)
             .map_err(io::<F>(fs, "rename the manifest"))?;
-        fs.sync_dir().map_err(io::<F>(fs, "sync the directory"))?;
+        let synced = planted!("rename_not_synced", Ok(()), fs.sync_dir());
+        synced.map_err(io::<F>(fs, "sync the directory"))?;
         Ok(Self {
             file,
             header,
@@ -647,7 +648,7 @@ impl<F: Fs> Manifest<F> {
             return Err(io::<F>(fs, "write the manifest")(source));
         }
         let doubtful = std::mem::take(&mut self.redirty);
-        match doubtful.is_empty() {
+        match planted!("clean_not_confirmed", true, doubtful.is_empty()) {
             true => Ok(()),
             false => {
                 let from = self.end - doubtful.len() as u64;
@@ -659,9 +660,8 @@ impl<F: Fs> Manifest<F> {
     fn write(&mut self, fs: &F, write: impl FnOnce(&F::File) -> std::io::Result<()>) -> Result<()> {
         self.failed = true;
         write(&self.file).map_err(io::<F>(fs, "write the manifest"))?;
-        self.file
-            .sync_data()
-            .map_err(io::<F>(fs, "sync the manifest"))?;
+        let synced = planted!("edit_not_synced", Ok(()), self.file.sync_data());
+        synced.map_err(io::<F>(fs, "sync the manifest"))?;
         self.failed = false;
         Ok(())
     }

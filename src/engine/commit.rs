@@ -23,6 +23,7 @@ use zerocopy::byteorder::little_endian::U64;
 use crate::engine::core::{Engine, Section};
 use crate::engine::error::{Error, Result};
 use crate::engine::pending::Ticket;
+use crate::engine::segment::Segment;
 use crate::storage::fs::Fs;
 
 /// Gives leadership back, and poisons if the leader did not get to the end.
@@ -72,14 +73,16 @@ impl<F: Fs> Engine<F> {
             self.append_mark(section)?;
             // Oldest first: what is durable is always a prefix of the log.
             let active = section.active.as_ref().map(|active| &active.segment);
-            let segments: Vec<_> = section.sealing.iter().chain(active).cloned().collect();
+            let older = section.sealing.iter();
+            let older = older.filter(|_| !planted!("older_segment_not_synced"));
+            let segments: Vec<_> = older.chain(active).cloned().collect();
             section.deadlines.close_group();
             self.commit.close_group();
             (section.next_lsn - 1, segments)
         };
         let started = Instant::now();
         for segment in &segments {
-            if let Err(source) = self.sync_segment(segment) {
+            if let Err(source) = self.sync_of_group(segment) {
                 let error = Error::Io {
                     op: "sync the segment",
                     path: self.fs.path_of(&name::segment(segment.header.id)),
@@ -97,11 +100,17 @@ impl<F: Fs> Engine<F> {
         // Somebody else's sync may have failed meanwhile: then this one proves nothing.
         self.check_trusted(&mut section)?;
         section.deadlines.group_is_durable();
+        let end = planted!("group_closed_late", section.next_lsn - 1, end);
         let durable = self.publish_durable(&mut section, end)?;
         // Whoever is let go may want the section at once.
         drop(section);
         self.commit.advance(durable);
         Ok(())
+    }
+
+    fn sync_of_group(&self, segment: &Segment<F>) -> std::io::Result<()> {
+        let synced = planted!("acknowledged_unsynced", Ok(()), self.sync_segment(segment));
+        planted!("failed_sync_forgotten", Ok(()), synced)
     }
 
     /// Refuses to make promises on top of a failed sync, whoever met it.
@@ -157,8 +166,9 @@ impl<F: Fs> Engine<F> {
     /// Appends a MARK to the active segment, which has room for it; returns its LSN.
     pub(crate) fn put_mark(&self, section: &mut Section<F>) -> Result<u64> {
         let active = section.active.as_ref().expect("the caller looked");
+        let durable = section.durable_lsn;
         let mark = Mark {
-            durable_lsn: U64::new(section.durable_lsn),
+            durable_lsn: U64::new(planted!("mark_before_sync", section.next_lsn - 1, durable)),
             salt: active.segment.header.mark_salt(),
         };
         let draft = Draft::new(Kind::Mark, None, &[], mark.as_bytes())
@@ -185,7 +195,7 @@ impl<F: Fs> Engine<F> {
     #[cold]
     pub(crate) fn poison(&self, section: &mut Section<F>) {
         // Nothing has been appended since.
-        if self.undurable.get().is_some() {
+        if self.undurable.get().is_some() || planted!("not_poisoned") {
             return;
         }
         // Also what is durable but not in the index.

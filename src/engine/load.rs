@@ -190,7 +190,7 @@ impl Loader<'_> {
                         self.sources[source].slot.stripes.any().segment_id,
                     )
                 };
-                if age(i, entry) < age(source, rival_entry) {
+                if !planted!("lsn_not_compared") && age(i, entry) < age(source, rival_entry) {
                     continue;
                 }
                 if let Some(slot) = table.find_mut(table_hash(rival.bits()), |word| *word == rival)

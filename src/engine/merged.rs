@@ -219,7 +219,8 @@ impl<F: Fs> Engine<F> {
 
     /// Makes it durable. If that fails the store is poisoned: see [`Segment::sync`].
     pub(crate) fn sync_output(&self, segment: &Segment<F>) -> Result<()> {
-        self.sync_segment(segment).map_err(|source| {
+        let synced = planted!("output_not_synced", Ok(()), self.sync_segment(segment));
+        synced.map_err(|source| {
             self.upkeep_failed();
             self.io("sync the merged segment", &name::segment(segment.header.id))(source)
         })

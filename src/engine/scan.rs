@@ -171,6 +171,14 @@ pub fn scan<F: FsFile>(
         }
         Ok(())
     })?;
+    let stop = match planted!("half_batches_kept") {
+        true => Stop {
+            offset: stop.rejected_at,
+            next_lsn: scanner.next_lsn(),
+            ..stop
+        },
+        false => stop,
+    };
     entries.retain(|entry| entry.offset() < stop.offset);
     expiring.retain(|(offset, _, _)| *offset < stop.offset);
     Ok(Scanned {

@@ -93,6 +93,11 @@ fn open_engine<F: Fs>(
     Engine::open(fs, config)
 }
 
+/// True if the model's memory is what a planted bug is in: `oracle_forgets`.
+pub fn oracle_forgets() -> bool {
+    planted!("oracle_forgets")
+}
+
 /// A key, its segment id, its offset and its LSN.
 pub type IndexEntry = (Vec<u8>, u64, u64, u64);
 

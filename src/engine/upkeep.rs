@@ -124,6 +124,7 @@ impl<F: Fs> Engine<F> {
         };
         let name = name::segment(id);
         let salt = (self.config.entropy)().map_err(self.io("get random bytes", &name))?;
+        let salt = planted!("one_salt_for_all", [7; 16], salt);
         let header = SegmentHeader { kind, id, salt };
         let file = self
             .fs
@@ -146,10 +147,9 @@ impl<F: Fs> Engine<F> {
                 return Err(self.or_disk_full(error));
             }
         };
-        let synced = file
-            .sync_data()
+        let synced = planted!("header_not_synced", Ok(()), file.sync_data())
             .map_err(self.io("sync the segment", &name))
-            .and_then(|()| self.sync_dir());
+            .and_then(|()| planted!("new_name_not_synced", Ok(()), self.sync_dir()));
         if let Err(error) = synced {
             self.upkeep.fail();
             return Err(error);
@@ -438,7 +438,7 @@ impl<F: Fs> Engine<F> {
         let SealJob { segment, map, end } = job;
         let id = segment.header.id;
         let name = name::segment(id);
-        self.sync_segment(&segment)
+        planted!("sealed_unsynced", Ok(()), self.sync_segment(&segment))
             .map_err(self.io("sync the segment", &name))
             .inspect_err(|_| self.upkeep.fail())?;
         self.edit(&Edit::Seal(seal_body(id, &end)))?;

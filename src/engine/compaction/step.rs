@@ -207,7 +207,9 @@ impl<F: Fs> Engine<F> {
                     // What it may shadow it goes on shadowing, without its value.
                     let tombstone = Draft::new(Kind::Tombstone, None, record.key, &[])
                         .expect("a key that was read is within the limits");
-                    bury(Some(old), tombstone);
+                    if !planted!("expired_forgotten") {
+                        bury(Some(old), tombstone);
+                    }
                     over.push(Over {
                         fingerprint,
                         lsn,
@@ -280,7 +282,7 @@ impl<F: Fs> Engine<F> {
         self.reserve_edits(EDIT_BYTES * (2 + victims.len() + outputs.len()) as u64)?;
         // The barrier: whatever made a record here look dead is durable before the record goes.
         let last = self.section.lock().next_lsn - 1;
-        self.wait(Ticket(last))?;
+        self.wait(Ticket(planted!("no_barrier", 0, last)))?;
         Ok(report)
     }
 
@@ -354,6 +356,9 @@ impl<F: Fs> Engine<F> {
         drop(section);
         if let Some(active) = active.filter(|_| since > 0) {
             staying.push((active, since, 0));
+        }
+        if planted!("tombstones_dropped") {
+            return Ok((vec![false; graves.len()], Vec::new()));
         }
         let mut keep = Vec::with_capacity(graves.len());
         let mut undecided: Vec<usize> = Vec::new();
@@ -451,7 +456,9 @@ impl<F: Fs> Engine<F> {
             for moved in &output.moved {
                 let new = slot.word(moved.hash, moved.offset);
                 let mut shard = self.index.lock(moved.hash);
-                if shard.replace(moved.old, new) {
+                let newest = || shard.words(moved.hash).next().unwrap_or(moved.old);
+                let old = planted!("exchange_not_exact", newest(), moved.old);
+                if shard.replace(old, new) {
                     shard.view().slot(moved.old).lose(moved.size, moved.expires);
                     slot.gain(moved.size, moved.expires);
                 }
@@ -490,6 +497,11 @@ impl<F: Fs> Engine<F> {
             .iter()
             .map(|victim| U64::new(victim.segment.header.id))
             .collect();
+        if planted!("unlinked_before_edit") {
+            for victim in victims {
+                let _ = self.fs.unlink(&name::segment(victim.segment.header.id));
+            }
+        }
         let edited = self.edit(&Edit::Compact {
             outputs: &bodies,
             inputs: &ids,

@@ -396,6 +396,7 @@ impl<F: Fs> Driver<'_, F> {
             let names = retired.iter().map(|id| name::segment(*id).to_string());
             let names: BTreeSet<String> = names.collect();
             // What the manifest never knew goes first: on a full disk it may be in the way.
+            let leftovers = planted!("leftovers_kept", Vec::new(), leftovers);
             let leftovers: BTreeSet<String> = leftovers.into_iter().collect();
             self.report.leftovers_removed = self.remove(&(&leftovers - &names))?;
             let mut writer = Manifest::resume(self.fs, read)?;
@@ -656,6 +657,7 @@ impl<F: Fs> Driver<'_, F> {
                 opened.file_len,
             )
             .map_err(io_at(self.fs, "read the segment", &name))?;
+            let marks = planted!("marks_not_searched", 0, marks);
             durable = durable.max(scanned.marked).max(marks);
             // An LSN that no store of ours can have reached was made up; it does not push ours ahead.
             let seen = [scanned.max_lsn, marks].into_iter();
@@ -794,7 +796,9 @@ impl<F: Fs> Driver<'_, F> {
                     dropped: &dropped,
                 },
             };
-            manifest.append(self.fs, &edit)?;
+            if !planted!("tail_not_cut") || end.cut.is_none() {
+                manifest.append(self.fs, &edit)?;
+            }
             let name = name::segment(opened.meta.id);
             self.trim(&opened.file, &name, end.length)?;
         }
@@ -824,7 +828,8 @@ impl<F: Fs> Driver<'_, F> {
                 .file
                 .read_exact_at(at, &mut buffer[..n])
                 .map_err(&failed)?;
-            opened.file.write_back(at, &buffer[..n]).map_err(&failed)?;
+            let back = &buffer[..planted!("not_written_back", 0, n)];
+            opened.file.write_back(at, back).map_err(&failed)?;
             at += n as u64;
         }
         if end.length > PAGE_BYTES {
