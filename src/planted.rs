@@ -33,6 +33,7 @@
 //! | `output_not_synced` | a merged segment is not synced before its COMPACT (C-6) |
 //! | `rename_not_synced` | the new name of the manifest is not synced (I-6) |
 //! | `sealed_unsynced` | SEAL is written of a segment that was not synced (T-12) |
+//! | `stale_header_believed` | a new segment that shows the header of another counts as written to |
 //! | `tail_not_cut` | no CUT is written behind an unclean end (T-5) |
 //! | `tombstones_dropped` | compaction drops every tombstone (C-1) |
 //! | `unlinked_before_edit` | compaction's inputs are removed before its COMPACT (C-6) |
@@ -101,6 +102,7 @@ plants!(
     "output_not_synced",
     "rename_not_synced",
     "sealed_unsynced",
+    "stale_header_believed",
     "tail_not_cut",
     "tombstones_dropped",
     "unlinked_before_edit",

@@ -141,6 +141,12 @@ fn a_group_is_durable_when_it_is_told_and_what_comes_late_is_not_in_it() {
     survives_every_cut("group");
 }
 
+/// C-4, C-14: what is written during a compaction makes records dead that it has copied or given up.
+#[test]
+fn what_is_written_during_a_compaction_survives_it() {
+    survives_every_cut("meanwhile");
+}
+
 #[test]
 fn a_copy_made_meanwhile_does_the_store_no_harm() {
     survives_every_cut("checkpoint");
@@ -269,11 +275,11 @@ fn a_group_waits_for_the_segment_before_its_own() {
         let _ = released.recv_timeout(Duration::from_secs(20));
     });
     engine.rotate_now().unwrap();
+    sealing.recv_timeout(Duration::from_secs(20)).unwrap();
     let writer = {
         let engine = std::sync::Arc::clone(&engine);
         std::thread::spawn(move || engine.set_at(Durability::Sync, b"second", b"2"))
     };
-    sealing.recv_timeout(Duration::from_secs(20)).unwrap();
     // Time enough to do it wrong.
     let until = Instant::now() + Duration::from_millis(300);
     while !writer.is_finished() && Instant::now() < until {

@@ -281,3 +281,45 @@ fn an_edit_of_the_manifest_whose_sync_failed_is_not_built_upon() {
         }
     }
 }
+
+/// The CLEAN of a close whose sync failed is seen by the next life, which goes on in the segment it names
+/// and makes the file longer: no cut may then leave the one without the other.
+#[test]
+fn a_clean_close_whose_sync_failed_is_written_again_before_it_is_built_upon() {
+    let options = setup(Durability::Os).options();
+    let mut images = 0;
+    for syncs in 0..6 {
+        let fs = SimFs::new();
+        let engine = open(fs.clone(), &options, 1).unwrap();
+        engine.set(b"k", b"1").unwrap();
+        engine.flush().unwrap();
+        fs.fail_call(Call::SyncData, syncs, Fault::once(Errno::IO));
+        let _ = engine.close();
+        fs.clear_faults();
+        drop(engine);
+        let begun = fs.log_len();
+        let engine = open(fs.clone(), &options, 2).unwrap();
+        engine.set(b"k", &[2; 600]).unwrap();
+        engine.flush().unwrap();
+        engine.set(b"l", b"3").unwrap();
+        drop(engine);
+        let mut replay = fs.replay();
+        replay.advance_to(begun);
+        loop {
+            let mut survivals = replay.survivals(0..24);
+            survivals.extend(replay.harsh_survivals(0..9));
+            for survive in survivals {
+                let image = replay.image(survive);
+                let cut = format!("failed sync {syncs}, cut {}, {survive}", replay.cut());
+                let engine = open(SimFs::from_image(&image), &options, 9)
+                    .unwrap_or_else(|e| panic!("{cut}: {e}"));
+                assert!(engine.get(b"k").unwrap().is_some(), "{cut}");
+                images += 1;
+            }
+            if !replay.advance() {
+                break;
+            }
+        }
+    }
+    assert!(images > 500, "{images}");
+}

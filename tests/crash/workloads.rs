@@ -1,17 +1,18 @@
 //! What is done to a store before the power is cut.
 
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kvs::testing::open;
 use kvs::testing::sim::SimFs;
 use kvs::{Batch, Durability};
-use kvs_model::{Fill, How, Level, Only, Op, Oracle, Runner, Setup, Span, ValueSpec, Write};
+use kvs_model::{Fill, How, Level, Only, Op, Oracle, Runner, Setup, Span, ValueSpec, Write, pairs};
 
 use crate::trial::Stage;
 
 /// Names of the workloads that are always the same. Besides there are `random:0`, `random:1` and so on.
-pub const NAMES: [&str; 15] = [
+pub const NAMES: [&str; 16] = [
     "create",
     "sync",
     "rotate",
@@ -25,6 +26,7 @@ pub const NAMES: [&str; 15] = [
     "expire",
     "hints",
     "group",
+    "meanwhile",
     "checkpoint",
     "resume",
 ];
@@ -40,6 +42,7 @@ pub fn stage(name: &str) -> Result<Stage, String> {
     }
     match name {
         "group" => group(name),
+        "meanwhile" => meanwhile(name),
         "checkpoint" => checkpoint(name),
         _ => {
             let (durability, ops) = ops(name).ok_or_else(|| format!("no workload {name:?}"))?;
@@ -411,6 +414,69 @@ fn group(name: &str) -> Result<Stage, String> {
         options,
         sync: true,
         fs,
+        oracle,
+        begin: 0,
+    })
+}
+
+/// C-4, C-14: keys are written and removed while a compaction copies what they had.
+fn meanwhile(name: &str) -> Result<Stage, String> {
+    let setup = setup(Durability::Os);
+    let (fs, options) = (SimFs::new(), setup.options());
+    let engine = open(fs.clone(), &options, 5).map_err(|e| e.to_string())?;
+    let mut oracle = Oracle::new();
+    oracle.promise(fs.log_len());
+    let put = |oracle: &mut Oracle, key: u8, value: Option<(u8, usize)>| {
+        let (begun, key) = (fs.log_len(), vec![b'm', key]);
+        let value = value.map(|(fill, len)| vec![fill; len]);
+        let done = match &value {
+            Some(value) => engine.set(&key, value),
+            None => engine.remove(&key).map(|_| ()),
+        };
+        oracle.commit(begun, vec![(key, value.map(Into::into))]);
+        done.map_err(|e| e.to_string())
+    };
+    for round in 0..4u8 {
+        // Two segments of two keys; later one of each is overwritten, and the other is worth copying.
+        let keys: &[u8] = if round == 0 { &[0, 1, 2, 3] } else { &[0, 3] };
+        for key in keys {
+            put(
+                &mut oracle,
+                *key,
+                Some((round, 200 * usize::from(*key) + 10)),
+            )?;
+            if key % 2 == 1 {
+                engine.rotate_now().map_err(|e| e.to_string())?;
+            }
+        }
+        let (mut looks, mut wrong) = (0, Ok(()));
+        let report = engine.compact_with(|_| {
+            looks += 1;
+            let change = match looks {
+                // One that is yet to be copied, and one that has been.
+                1 => put(&mut oracle, 2, Some((round | 0x80, 90)))
+                    .and_then(|()| put(&mut oracle, 1, None)),
+                2 => put(&mut oracle, 1, Some((round | 0x80, 700))),
+                _ => Ok(()),
+            };
+            wrong = wrong.clone().and(change);
+            ControlFlow::Continue(())
+        });
+        report.map_err(|e| e.to_string())?;
+        wrong?;
+        if looks < 2 && round > 0 {
+            return Err(format!("compaction {round} looked up {looks} times"));
+        }
+        oracle.promise(fs.log_len());
+        if pairs(&engine)? != *oracle.current() {
+            return Err(format!("compaction {round} leaves something else"));
+        }
+    }
+    Ok(Stage {
+        name: name.to_owned(),
+        options,
+        sync: false,
+        fs: fs.clone(),
         oracle,
         begin: 0,
     })

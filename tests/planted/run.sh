@@ -34,6 +34,12 @@ for name in "${names[@]}"; do
   [[ " ${known[*]} " == *" $name "* ]] || { echo "there is no planted bug $name" >&2; exit 2; }
 done
 
+# What of the table is wanted, and only the suites that it takes.
+known_by() { sed -n "s/^| \`$1\` | \`\([a-z]*\)::\([a-z0-9_]*\)\`.*/\1 \2/p" "$table"; }
+if [ -n "$by_table" ]; then
+  mapfile -t suites < <(for name in "${names[@]}"; do known_by "$name"; done | cut -d' ' -f1 | sort -u)
+fi
+
 arguments=()
 for suite in "${suites[@]}"; do arguments+=(--test "$suite"); done
 if ! built=$(RUSTC_WORKSPACE_WRAPPER=$PWD/tests/planted/rustc \
@@ -59,7 +65,8 @@ tests_of() {
 notices() {
   local name=$1 suite=$2 test=$3 status=0
   log=$logs/$name.log
-  KVS_PLANTED=$name timeout 300 "${program[$suite]}" --exact "$test" >"$log" 2>&1 || status=$?
+  KVS_PLANTED=$name timeout 300 "${program[$suite]}" --exact "$test" </dev/null >"$log" 2>&1 ||
+    status=$?
   how=
   [ $status -ne 124 ] || how=" (it hangs)"
   [ $status -ne 0 ]
@@ -76,7 +83,7 @@ for name in "${names[@]}"; do
   fi
   from=$SECONDS by=
   if [ -n "$by_table" ]; then
-    candidates=$(sed -n "s/^| \`$name\` | \`\([a-z]*\)::\([a-z_]*\)\`.*/\1 \2/p" "$table")
+    candidates=$(known_by "$name")
   else
     candidates=$(for suite in "${suites[@]}"; do tests_of "$suite" | sed "s/^/$suite /"; done)
   fi

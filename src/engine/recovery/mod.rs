@@ -332,7 +332,7 @@ impl<F: Fs> Driver<'_, F> {
         record.copy_from_slice(&page[PAGE_BYTES as usize..]);
         let first = parse_header(&header.place_key(), PAGE_BYTES, &record);
         Ok(header.kind == SegmentKind::Log
-            && header.id == id
+            && (header.id == id || planted!("stale_header_believed"))
             && matches!(first, Ok(Some(record)) if record.kind == Kind::Link))
     }
 
