@@ -262,7 +262,13 @@ impl Pages {
     fn bring_back(&self, bytes: &mut Vec<u8>, len: u64, dice: &mut Dice<'_>) {
         let first_new = self.length.durable.div_ceil(SECTOR_BYTES as u64);
         let grown = first_new..len.div_ceil(SECTOR_BYTES as u64);
-        let mut blank: Vec<u64> = self.sectors.keys().copied().chain(grown).collect();
+        // Zeros written over zeros are at no risk.
+        let changed = self.sectors.iter().filter(|(sector, versions)| {
+            let durable = block_of(&self.durable, **sector);
+            versions.versions().any(|version| *version.block != durable)
+        });
+        let changed = changed.map(|(sector, _)| *sector);
+        let mut blank: Vec<u64> = changed.chain(grown).collect();
         blank.retain(|sector| {
             all_zero(&block_of(&self.durable, *sector)) && all_zero(&block_of(bytes, *sector))
         });

@@ -94,6 +94,19 @@ fn a_file_that_grew_may_show_what_other_files_have_or_had_in_the_same_place() {
     );
 }
 
+/// Recovery writes back what it found, zeros inside values too.
+#[test]
+fn zeros_that_were_synced_and_are_written_again_stay_zeros() {
+    let fs = SimFs::new();
+    fs.put("f", &sectors("a.b"));
+    fs.put("other", &sectors("xyz"));
+    let file = fs.open("f", Access::ReadWrite).unwrap();
+    file.write_at(0, &sectors("a.b")).unwrap();
+    let seen = harsh(&fs, Grain::Sector, Lost::Stale);
+    let seen: Vec<String> = seen.iter().map(|f| letters(f)).collect();
+    assert_eq!(seen, ["a.b"]);
+}
+
 #[test]
 fn where_there_are_few_images_all_of_them_have_a_number() {
     let (fs, file) = durable("ab");
