@@ -10,8 +10,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::storage::sim::image::Content;
-use crate::storage::sim::pages::SECTOR_BYTES;
+use crate::storage::sim::image::{Content, SECTOR_BYTES};
 use crate::storage::sim::rng::Rng;
 
 /// What survives or not as a whole.

@@ -25,6 +25,9 @@ struct Data {
     digest: OnceLock<u64>,
 }
 
+/// What the disk writes as a whole.
+pub const SECTOR_BYTES: usize = 512;
+
 /// Page size of the simulated files: they are compared and written in runs of it.
 pub(super) const PAGE: usize = 4096;
 const ZERO_PAGE: [u8; PAGE] = [0; PAGE];

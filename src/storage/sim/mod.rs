@@ -82,9 +82,8 @@ use crate::storage::sim::meanwhile::Meanwhile;
 pub use calls::SimFile;
 pub use fault::{Call, Effect, Errno, Fault, Mode};
 pub use grain::{Grain, Lost};
-pub use image::{Content, Image};
+pub use image::{Content, Image, SECTOR_BYTES};
 pub use journal::{Change, InodeId, Op, Outcome};
-pub use pages::SECTOR_BYTES;
 pub use replay::{Contents, Crash, NAME_SUBSETS, NAMES_EXHAUSTIVE_MAX, Replay, Survive};
 
 /// One simulated directory. Clones are the same directory.

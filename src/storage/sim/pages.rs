@@ -14,11 +14,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::storage::sim::grain::{Dice, Grain, Lost};
-use crate::storage::sim::image::{Content, PAGE, all_zero};
+use crate::storage::sim::image::{Content, PAGE, SECTOR_BYTES, all_zero};
 use crate::storage::sim::rng::Rng;
-
-/// What the disk writes as a whole.
-pub const SECTOR_BYTES: usize = 512;
 
 type Block = [u8; SECTOR_BYTES];
 
