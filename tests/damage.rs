@@ -182,7 +182,7 @@ fn no_damaged_byte_of_a_killed_store_costs_what_was_durable() {
     bench.finish("killed");
 }
 
-/// Found by the fuzz target `store_model`: the COMPACT of a load was the last edit for long, and damage to
+/// Found by damage as an operation of `model.rs`: the COMPACT of a load was the last edit for long, and damage to
 /// the last edit looks like one that was never finished. The load was gone, and nothing said so.
 #[test]
 fn a_flipped_bit_of_the_manifest_does_not_cost_a_load() {

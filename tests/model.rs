@@ -14,7 +14,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use kvs::Durability;
-use kvs_model::{Op, Oracle, Pairs, Setup, Tally, ops, run, setup, shrunk};
+use kvs::testing::sim::{Errno, Fault, Survive};
+use kvs_model::{
+    Fill, Op, Oracle, Pairs, Setup, Strike, Tally, ValueSpec, ops, run, setup, shrunk,
+};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -356,4 +359,49 @@ fn a_method_that_the_model_leaves_out_is_noticed() {
         wrong(called, &[used, ("Store::gone", "")], &[forgotten]).len(),
         1
     );
+}
+
+/// With no room for the next segment a compaction takes what has ended before: the newest records stay where
+/// they are, and nobody syncs them.
+#[test]
+fn a_compaction_on_a_full_disk_promises_nothing_of_what_it_cannot_end() {
+    let setup = Setup {
+        durability: Durability::Os,
+        write_path: false,
+        seed: 1,
+    };
+    let value = |len| ValueSpec {
+        len,
+        fill: Fill::Number,
+    };
+    let key = |key| Op::Set {
+        key,
+        value: value(9),
+    };
+    let list = |k| {
+        vec![
+            Op::Fail(Strike {
+                k,
+                fault: Fault::forever(Errno::NOSPC),
+            }),
+            Op::Load(vec![(1, value(2000))]),
+            key(2),
+            Op::Compact,
+            Op::Reopen,
+            key(3),
+            Op::Reopen,
+        ]
+    };
+    for k in 20..40 {
+        for back in 10..40 {
+            let mut ops = list(k);
+            ops.push(Op::Crash {
+                back,
+                survive: Survive::SyncedOnly,
+            });
+            if let Err(failure) = run(&ops, &setup) {
+                panic!("call {k}, {back} back: {failure}");
+            }
+        }
+    }
 }

@@ -673,7 +673,9 @@ impl Store {
     /// Rewrites every segment that holds garbage, in the calling thread. Reads and writes go on.
     ///
     /// Works in steps that each copy up to 256 MiB, oldest records first, and give back what they have
-    /// rewritten; on a full disk in smaller steps, and in the room that the store has set aside.
+    /// rewritten; on a full disk in smaller steps, and in the room that the store has set aside. What was
+    /// written before is durable afterwards, unless the disk had no room for the next segment of the log:
+    /// then the newest records stay as they are.
     ///
     /// # Errors
     /// [`crate::Error::Corrupt`] if a segment is damaged (it is then left alone),

@@ -62,6 +62,11 @@ impl<'a> State<'a> {
         let version = self.versions.get(key)?;
         version.is_alive(self.now).then_some(&version.value[..])
     }
+
+    /// True if exactly these pairs are to be seen, with when they expire.
+    pub fn shows(&self, pairs: &Pairs) -> bool {
+        visible(self.versions, self.now) == *pairs
+    }
 }
 
 /// The commits, what was promised of them, what is in doubt.
@@ -337,24 +342,20 @@ impl Oracle {
         self.doubtful.clear();
     }
 
-    /// The newest state that `fits`, and after how many commits it is: after at least `least` of them, or
+    /// After how many commits the newest state is that `fits`: after at least `least` of them, or
     /// after all and one that is in doubt.
-    pub fn newest_state(
-        &self,
-        least: usize,
-        fits: impl Fn(State<'_>) -> bool,
-    ) -> Option<(usize, Pairs)> {
+    pub fn newest_state(&self, least: usize, fits: impl Fn(State<'_>) -> bool) -> Option<usize> {
         let now = self.now;
         let of = |versions: &Versions| fits(State { versions, now });
         let all = self.commits.len();
         if of(&self.newest) {
-            return Some((all, self.visible.clone()));
+            return Some(all);
         }
         for commit in &self.doubtful {
             let mut versions = self.newest.clone();
             apply(&mut versions, &commit.writes);
             if of(&versions) {
-                return Some((all + 1, visible(&versions, self.now)));
+                return Some(all + 1);
             }
         }
         let mut state = self.base.clone();
@@ -365,7 +366,7 @@ impl Oracle {
             }
             apply(&mut state, &self.commits[n].writes);
         }
-        found.map(|n| (n, self.state(n)))
+        found
     }
 
     /// True if this value was once written to this key.
