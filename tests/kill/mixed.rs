@@ -31,12 +31,15 @@ const EPOCH_MS: u64 = 1_000_000_000_000;
 /// A value and when it expires.
 type State = BTreeMap<Vec<u8>, (Vec<u8>, Expiry)>;
 
+/// A key's new value with its end, or its removal.
+type Change = (Vec<u8>, Option<(Vec<u8>, Expiry)>);
+
 #[derive(Debug)]
 enum Operation {
     /// Applied whole: new values of keys with their ends, or removals.
-    Write(Vec<(Vec<u8>, Option<(Vec<u8>, Expiry)>)>, Durability),
+    Write(Vec<Change>, Durability),
     /// The same, by a bulk load.
-    Load(Vec<(Vec<u8>, Option<(Vec<u8>, Expiry)>)>),
+    Load(Vec<Change>),
     Flush,
     Compact,
     Snapshot,
