@@ -80,11 +80,11 @@ impl<F: Fs> Output<F> {
     }
 
     /// What its hint is written of, later: its entries are sorted. `None` of an empty one.
-    pub(crate) fn into_hint(self) -> Option<HintJob<F>> {
-        let (segment, map) = (self.fresh.segment, self.fresh.map);
-        let _ = map.seal();
+    pub(crate) fn into_hint(self) -> Option<HintJob> {
+        let header = self.fresh.segment.header;
+        let _ = self.fresh.map.seal();
         Some(HintJob {
-            segment,
+            header,
             entries: self.entries,
             expiring: self.expiring,
             last: self.last?,
@@ -274,12 +274,12 @@ impl<F: Fs> Engine<F> {
     }
 
     /// The hint of a segment that counts, and may be compacted away at any moment. Best effort.
-    pub(crate) fn write_hint_of(&self, job: &HintJob<F>) {
+    pub(crate) fn write_hint_of(&self, job: &HintJob) {
+        let header = &job.header;
         // On a full disk the room is needed for more important things.
-        if self.reserve.is_lent() {
+        if self.reserve.is_lent() || self.upkeep.has_failed() {
             return;
         }
-        let header = &job.segment.header;
         let bytes = hints::encode_sorted(
             header,
             &job.entries,

@@ -442,8 +442,8 @@ impl Store {
     /// there. Its place in the order of writes is where its first pair was taken: a key that somebody
     /// else has written or removed since then keeps that ([`LoadReport::superseded`]).
     ///
-    /// Cost: about 40 bytes of memory a pair until it returns, and the index of the keys' shards a
-    /// second time at its end; a `Vec` of pairs or a few hundred of them are better written as a
+    /// Cost: about 40 bytes of memory a pair until its hints are written, which is soon after it returns,
+    /// and the index of the keys' shards a second time at its end; a `Vec` of pairs or a few hundred of them are better written as a
     /// [`Batch`]. The iterator may read and write this store. Compaction goes on while it gives pairs; the
     /// end of the load waits for the step that is under way.
     ///

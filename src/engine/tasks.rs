@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex};
 
 use kvs_format::hint::HintEntry;
+use kvs_format::segment::SegmentHeader;
 
 use crate::engine::catalog::End;
 use crate::engine::scan::LastRecord;
@@ -28,9 +29,9 @@ pub(crate) struct SealJob<F: Fs> {
     pub(crate) end: End,
 }
 
-/// The hint of a segment that counts already.
-pub(crate) struct HintJob<F: Fs> {
-    pub(crate) segment: Arc<Segment<F>>,
+/// The hint of a segment that counts already. It does not hold the segment, which may be compacted away.
+pub(crate) struct HintJob {
+    pub(crate) header: SegmentHeader,
     /// Sorted as they stand in the hint.
     pub(crate) entries: Vec<HintEntry>,
     /// When those that expire do, and their sizes.
@@ -41,11 +42,13 @@ pub(crate) struct HintJob<F: Fs> {
 pub(crate) enum Task<F: Fs> {
     Prepare { bytes: u64, stored: u64 },
     Seal(SealJob<F>),
-    Hint(HintJob<F>),
+    Hint(HintJob),
 }
 
 pub(crate) struct State<F: Fs> {
     pub(crate) tasks: VecDeque<Task<F>>,
+    /// Nobody waits for these: they come when there is no task.
+    pub(crate) hints: VecDeque<HintJob>,
     pub(crate) prepared: Option<Fresh<F>>,
     pub(crate) preparing: bool,
     /// No segment could be prepared since the last rotation: not tried again before the next.
@@ -54,6 +57,14 @@ pub(crate) struct State<F: Fs> {
     pub(crate) sealed_lsn: u64,
     pub(crate) worker: Option<JoinHandle<()>>,
     pub(crate) stop: bool,
+}
+
+impl<F: Fs> State<F> {
+    /// What to do next.
+    pub(crate) fn next(&mut self) -> Option<Task<F>> {
+        let task = self.tasks.pop_front();
+        task.or_else(|| self.hints.pop_front().map(Task::Hint))
+    }
 }
 
 /// Work beside the writers.
@@ -68,6 +79,7 @@ impl<F: Fs> Default for Upkeep<F> {
         Self {
             state: Mutex::new(State {
                 tasks: VecDeque::new(),
+                hints: VecDeque::new(),
                 prepared: None,
                 preparing: false,
                 prepare_failed: false,

@@ -30,7 +30,7 @@ use crate::engine::populate::{self, Ahead};
 use crate::engine::report::{CloseReport, Undone};
 use crate::engine::reserve::RESCUE_BYTES;
 use crate::engine::segment::{Segment, Slot};
-use crate::engine::tasks::{FailOnPanic, Fresh, SealJob, Task};
+use crate::engine::tasks::{FailOnPanic, Fresh, HintJob, SealJob, Task};
 use crate::storage::error::StorageError;
 use crate::storage::fs::{Access, Fs, FsFile};
 
@@ -511,9 +511,19 @@ impl<F: Fs> Engine<F> {
         self.submit(Task::Prepare { bytes, stored });
     }
 
-    pub(crate) fn submit(&self, task: Task<F>) {
+    fn submit(&self, task: Task<F>) {
+        self.upkeep.state.lock().tasks.push_back(task);
+        self.wake_worker();
+    }
+
+    /// Asks for a hint, which comes when nobody waits for anything else.
+    pub(crate) fn submit_hint(&self, job: HintJob) {
+        self.upkeep.state.lock().hints.push_back(job);
+        self.wake_worker();
+    }
+
+    fn wake_worker(&self) {
         let mut state = self.upkeep.state.lock();
-        state.tasks.push_back(task);
         if state.worker.is_none()
             && let Some(engine) = self.me.upgrade()
         {
@@ -524,10 +534,10 @@ impl<F: Fs> Engine<F> {
                 Ok(worker) => state.worker = Some(worker),
                 // No thread to be had: the work is done here.
                 Err(_) => {
-                    let task = state.tasks.pop_back();
-                    drop(state);
-                    if let Some(task) = task {
+                    while let Some(task) = state.next() {
+                        drop(state);
                         self.perform(task);
+                        state = self.upkeep.state.lock();
                     }
                     return;
                 }
@@ -543,7 +553,7 @@ impl<F: Fs> Engine<F> {
             let task = {
                 let mut state = self.upkeep.state.lock();
                 loop {
-                    if let Some(task) = state.tasks.pop_front() {
+                    if let Some(task) = state.next() {
                         break task;
                     }
                     if state.stop {

@@ -517,7 +517,12 @@ impl FsFile for RealFile {
     fn write_back(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         match self.write_past_cache(offset, bytes) {
             // No such thing on this file system or device, or in other pieces than ours.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported
+                ) =>
+            {
                 self.write_at(offset, bytes)
             }
             written => written,

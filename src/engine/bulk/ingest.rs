@@ -16,7 +16,7 @@ use crate::engine::merged::{EDIT_BYTES, Output};
 use crate::engine::pending::Ticket;
 use crate::engine::report::LoadReport;
 use crate::engine::reserve::Need;
-use crate::engine::tasks::{FailOnPanic, Fresh, Task};
+use crate::engine::tasks::{FailOnPanic, Fresh};
 use crate::engine::upkeep::SHRINKING_BYTES_MIN;
 use crate::storage::fs::Fs;
 
@@ -49,8 +49,7 @@ struct Ingest<'a, F: Fs> {
 impl<F: Fs> Drop for Ingest<'_, F> {
     fn drop(&mut self) {
         if let Some(syncing) = self.syncing.take() {
-            // The load has failed already.
-            let _ = syncing.end();
+            syncing.abandon();
         }
         if !self.listed {
             self.engine.remove_outputs(&self.outputs);
@@ -83,12 +82,14 @@ impl<F: Fs> Engine<F> {
                 Some(ingest) => ingest,
                 None => ingest.insert(self.begin_load()?),
             };
-            ingest.take(key, value, || pairs.size_hint().0 as u64)?;
+            let taken = ingest.take(key, value, || pairs.size_hint().0 as u64);
+            taken.map_err(|error| ingest.cause(error))?;
         }
-        let Some(ingest) = ingest else {
+        let Some(mut ingest) = ingest else {
             return Ok(LoadReport::default());
         };
-        let report = ingest.finish()?;
+        let report = ingest.finish().map_err(|error| ingest.cause(error))?;
+        drop(ingest);
         self.keep_reserve();
         let compact = self.wants_compaction(&mut self.section.lock());
         if compact {
@@ -225,15 +226,15 @@ impl<F: Fs> Ingest<'_, F> {
     }
 
     /// All of it counts, or an error and nothing.
-    fn finish(mut self) -> Result<LoadReport> {
+    fn finish(&mut self) -> Result<LoadReport> {
         let _fails = FailOnPanic(&self.engine.upkeep);
         self.end_last()?;
+        self.sort()?;
         let engine = self.engine;
         // Nothing is moved until the load is in the index.
         let _one = engine.compaction.lock();
         // Everything that is older than the load is visible.
         engine.wait(Ticket(self.lsn))?;
-        self.sort()?;
         let mut tables = self.tables()?;
         self.sync()?;
         self.catch_up(&mut tables);
@@ -246,11 +247,22 @@ impl<F: Fs> Ingest<'_, F> {
                 continue;
             };
             match engine.config.threads {
-                true => engine.submit(Task::Hint(hint)),
+                true => engine.submit_hint(hint),
                 false => engine.write_hint_of(&hint),
             }
         }
         Ok(self.report)
+    }
+
+    /// Why it failed: if a sync did, that comes before whatever followed from it.
+    fn cause(&mut self, error: Error) -> Error {
+        match (error, self.syncing.take()) {
+            (Error::Poisoned, Some(syncing)) => syncing.end().err().unwrap_or(Error::Poisoned),
+            (error, syncing) => {
+                self.syncing = syncing;
+                error
+            }
+        }
     }
 
     /// What is written so far goes to the disk.

@@ -6,6 +6,7 @@
 //! [`crate::engine::segment::Segment::sync`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
@@ -32,6 +33,7 @@ enum Job<F: Fs> {
 pub(super) struct Syncing<F: Fs> {
     jobs: Sender<Job<F>>,
     sorted: Receiver<(usize, Vec<HintEntry>)>,
+    abandoned: Arc<AtomicBool>,
     worker: JoinHandle<Result<()>>,
 }
 
@@ -45,13 +47,16 @@ impl<F: Fs> Syncing<F> {
         let engine = engine.me.upgrade()?;
         let (jobs, to_do) = channel();
         let (done, sorted) = channel();
+        let abandoned = Arc::<AtomicBool>::default();
+        let is_abandoned = Arc::clone(&abandoned);
         let worker = std::thread::Builder::new()
             .name("kvs-load".to_owned())
-            .spawn(move || engine.work_for_load(&to_do, &done))
+            .spawn(move || engine.work_for_load(&to_do, &done, &is_abandoned))
             .ok()?;
         Some(Self {
             jobs,
             sorted,
+            abandoned,
             worker,
         })
     }
@@ -75,6 +80,12 @@ impl<F: Fs> Syncing<F> {
         self.sorted.recv().map_err(|_| Error::Poisoned)
     }
 
+    /// Nothing of it counts: what was asked for and not begun is left undone.
+    pub(super) fn abandon(self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+        let _ = self.end();
+    }
+
     /// Waits for what was asked for.
     pub(super) fn end(self) -> Result<()> {
         drop(self.jobs);
@@ -87,9 +98,13 @@ impl<F: Fs> Engine<F> {
         &self,
         jobs: &Receiver<Job<F>>,
         sorted: &Sender<(usize, Vec<HintEntry>)>,
+        abandoned: &AtomicBool,
     ) -> Result<()> {
         let _fails = FailOnPanic(&self.upkeep);
         for job in jobs {
+            if abandoned.load(Ordering::Relaxed) {
+                break;
+            }
             match job {
                 Job::Sync(segment) => self.sync_output(&segment)?,
                 Job::Sort(output, mut entries) => {

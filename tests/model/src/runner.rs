@@ -2,6 +2,7 @@
 
 mod damage;
 mod expiry;
+mod promise;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
@@ -802,34 +803,6 @@ impl Runner {
         match result {
             Ok(()) => Ok(true),
             Err(error) => self.excused(&error).map(|()| false),
-        }
-    }
-
-    /// Something after whose success everything is durable.
-    fn promise(
-        &mut self,
-        act: impl FnOnce(&Engine<SimFs>) -> kvs::Result<()>,
-    ) -> Result<(), String> {
-        if self.effectless(act)? {
-            if self.sync_failed {
-                return Err("it made a promise although a sync had failed".to_owned());
-            }
-            self.oracle.promise(self.fs.log_len());
-        }
-        Ok(())
-    }
-
-    /// A compaction, which ends the log first and so makes it durable. With no room for the next segment it
-    /// takes what has ended before, and promises nothing of the rest.
-    fn compacted(
-        &mut self,
-        act: impl FnOnce(&Engine<SimFs>) -> kvs::Result<()>,
-    ) -> Result<(), String> {
-        let done = self.effectless(act)?;
-        self.note_calls();
-        match done && !self.troubled {
-            true => self.promise(|_| Ok(())),
-            false => Ok(()),
         }
     }
 
