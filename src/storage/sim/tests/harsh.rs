@@ -34,9 +34,10 @@ fn a_page_survives_as_it_was_at_one_moment() {
     file.write_at(0, &sectors("bb")).unwrap();
     file.write_at(512, &sectors("c")).unwrap();
     file.write_at(4096, &sectors("d")).unwrap();
+    file.write_at(0, &sectors("e")).unwrap();
     let seen = harsh(&fs, Grain::Page, Lost::Old);
     let seen: BTreeSet<String> = seen.iter().map(|f| letters(f)).collect();
-    let all = ["aaaaaaaaa", "bbaaaaaaa", "bcaaaaaaa"];
+    let all = ["aaaaaaaaa", "bbaaaaaaa", "bcaaaaaaa", "ecaaaaaaa"];
     let all = all.iter().flat_map(|page| {
         let other = format!("{}d", &page[..8]);
         [(*page).to_owned(), other]
