@@ -137,6 +137,39 @@ fn wrong_usage_and_what_cannot_be_read_are_told() {
         .says(&["standard input:1: key of 65536 bytes, at most 65535 are allowed"]);
 }
 
+#[test]
+fn a_set_of_a_batch_may_expire() {
+    let dir = store_with(&pairs([("over", "0"), ("past", "0"), ("plain", "0")]));
+    let input = r#"{"set":"ttl","value":"1","ttl":"2h"}
+{"set":"seconds","value":"1","ttl":7200}
+{"set":"at","value":"1","expires_at":4000000000123}
+{"set":"plain","value":"1"}
+{"set":"over","value":"1","ttl":0}
+{"set":"past","value":"1","expires_at":1}
+"#;
+    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let before = u64::try_from(clock.unwrap().as_millis()).unwrap();
+    let told = json(fed(dir.path(), ["batch", "--json"], input.as_bytes()));
+    assert_eq!((&told["sets"], &told["removes"]), (&6.into(), &0.into()));
+    let left = pairs([("ttl", "1"), ("seconds", "1"), ("at", "1"), ("plain", "1")]);
+    assert_eq!(content(dir.path()), left);
+    let store = kvs::Store::open_read_only(dir.path()).unwrap();
+    let expiry = |key: &str| store.expires_at(key).unwrap();
+    assert_eq!(expiry("at"), Some(kvs::Expiry::At(4_000_000_000_123)));
+    assert_eq!(expiry("plain"), Some(kvs::Expiry::Never));
+    for key in ["ttl", "seconds"] {
+        let Some(kvs::Expiry::At(at)) = expiry(key) else {
+            panic!("{key} expires");
+        };
+        let lives = at - before;
+        assert!((7_200_000..7_230_000).contains(&lives), "{key}: {lives}");
+    }
+    let bad = "{\"remove\":\"plain\",\"ttl\":1}\n";
+    fed(dir.path(), ["batch"], bad.as_bytes())
+        .code(DAMAGED)
+        .says(&["standard input:1: a remove does not expire; nothing was applied"]);
+}
+
 /// The store is not held while the input is waited for.
 #[test]
 fn a_batch_may_come_from_a_command_on_the_same_store() {

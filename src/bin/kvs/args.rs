@@ -313,7 +313,8 @@ pub enum Verb {
     /// Apply sets and removes, one JSON object a line, all of them or none; on disk when it exits with 0
     ///
     /// `{"set":KEY,"value":VALUE}` or `{"remove":KEY}`; `set_b64`, `value_b64` and `remove_b64` in base64
-    /// where not UTF-8. Of a key that comes twice the last operation counts.
+    /// where not UTF-8. A set may have a `ttl`, as `set --ttl` takes it, counted from when its line is read,
+    /// or `expires_at` in milliseconds since 1970. Of a key that comes twice the last operation counts.
     Batch {
         /// File with the operations [default: standard input]
         #[arg(value_name = "FILE")]
@@ -472,7 +473,7 @@ const UNITS: [(&str, f64); 5] = [
 ];
 
 /// A number with a unit behind it; without one, seconds.
-fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     let unit = UNITS.iter().find_map(|(unit, seconds)| {
         let number = text.strip_suffix(unit)?;
         Some((number, *seconds))

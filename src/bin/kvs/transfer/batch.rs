@@ -9,20 +9,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use kvs::Batch;
+use kvs::{Batch, Expiry};
 use kvs_format::record::{Kind, size_of_record};
 use kvs_format::segment::PAGE_BYTES;
 use kvs_format::system::{BATCH_HEAD_RECORD_BYTES, CLOSING_BYTES};
 use kvs_format::{KEY_BYTES_MAX, SEGMENT_BYTES_MAX, VALUE_BYTES_MAX};
 use serde::Deserialize;
+use serde::de::{self, Deserializer, Visitor};
 
+use crate::args::duration;
 use crate::exit::{Answer, Failure};
 use crate::open::Place;
 use crate::output::Output;
 use crate::people::{number, size};
-use crate::transfer::import::{Counted, Gone, Message, Stream, pump};
+use crate::transfer::import::{Counted, Gone, Message, Stream, now_ms, pump};
 use crate::transfer::lines::Lines;
 use crate::transfer::ndjson::{Bytes, Text, bytes, object};
 use crate::transfer::progress;
@@ -58,10 +60,50 @@ struct Line<'a> {
     value: Option<Text<'a>>,
     #[serde(borrow)]
     value_b64: Option<Text<'a>>,
+    ttl: Option<Ttl>,
+    expires_at: Option<u64>,
 }
 
-/// A set, or a remove without a value.
-type Operation<'a> = (Bytes<'a>, Option<Bytes<'a>>);
+/// What `set --ttl` takes, as a string, or a number of seconds.
+struct Ttl(Duration);
+
+impl<'de> Deserialize<'de> for Ttl {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl Visitor<'_> for Either {
+            type Value = Ttl;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a number of seconds, or a string like `90s`, `15m` or `2h`")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Ttl, E> {
+                duration(text).map(Ttl).map_err(E::custom)
+            }
+
+            fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Ttl, E> {
+                Ok(Ttl(Duration::from_secs(seconds)))
+            }
+
+            fn visit_f64<E: de::Error>(self, seconds: f64) -> Result<Ttl, E> {
+                let ttl = Duration::try_from_secs_f64(seconds);
+                ttl.map(Ttl).map_err(E::custom)
+            }
+        }
+        from.deserialize_any(Either)
+    }
+}
+
+/// When a value expires that says so.
+#[derive(Debug, PartialEq)]
+enum Ends {
+    In(Duration),
+    /// Milliseconds since 1970.
+    At(u64),
+}
+
+/// A set with when it expires, or a remove without a value.
+type Operation<'a> = (Bytes<'a>, Option<Bytes<'a>>, Option<Ends>);
 
 /// The operation of a line; `None` for a blank one.
 ///
@@ -74,6 +116,12 @@ fn parse(line: &[u8]) -> Result<Option<Operation<'_>>, String> {
     let sets = line.set.is_some() || line.set_b64.is_some();
     let removes = line.remove.is_some() || line.remove_b64.is_some();
     let has_value = line.value.is_some() || line.value_b64.is_some();
+    let ends = match (line.ttl, line.expires_at) {
+        (Some(_), Some(_)) => return Err("both `ttl` and `expires_at`".to_owned()),
+        (Some(Ttl(ttl)), None) => Some(Ends::In(ttl)),
+        (None, Some(ms)) => Some(Ends::At(ms)),
+        (None, None) => None,
+    };
     let (key, value) = match (sets, removes) {
         (true, true) => return Err("both a set and a remove".to_owned()),
         (false, false) => return Err("neither `set` nor `remove`".to_owned()),
@@ -82,6 +130,7 @@ fn parse(line: &[u8]) -> Result<Option<Operation<'_>>, String> {
             Some(bytes("value", line.value, line.value_b64)?),
         ),
         (false, true) if has_value => return Err("a remove has no value".to_owned()),
+        (false, true) if ends.is_some() => return Err("a remove does not expire".to_owned()),
         (false, true) => (bytes("remove", line.remove, line.remove_b64)?, None),
     };
     let value_len = value.as_ref().map_or(0, |value| value.len());
@@ -93,7 +142,7 @@ fn parse(line: &[u8]) -> Result<Option<Operation<'_>>, String> {
             return Err(format!("{what} of {len} bytes, at most {max} are allowed"));
         }
     }
-    Ok(Some((key, value)))
+    Ok(Some((key, value, ends)))
 }
 
 /// What was sent to the writer.
@@ -201,7 +250,9 @@ impl<'a> Gather<'a> {
             };
             match parse(line) {
                 Ok(None) => {}
-                Ok(Some((key, value))) => self.add(number, &key, value.as_deref())?,
+                Ok(Some((key, value, ends))) => {
+                    self.add(number, &key, value.as_deref(), ends)?;
+                }
                 Err(reason) => {
                     let failure = Failure::Operation {
                         place: format!("{}:{number}", self.name.display()),
@@ -214,10 +265,17 @@ impl<'a> Gather<'a> {
         }
     }
 
-    fn add(&mut self, number: u64, key: &[u8], value: Option<&[u8]>) -> Result<(), Gone> {
-        let (kind, len) = match value {
-            Some(value) => (Kind::Set, value.len()),
-            None => (Kind::Tombstone, 0),
+    fn add(
+        &mut self,
+        number: u64,
+        key: &[u8],
+        value: Option<&[u8]>,
+        ends: Option<Ends>,
+    ) -> Result<(), Gone> {
+        let (kind, len) = match (value, &ends) {
+            (Some(value), None) => (Kind::Set, value.len()),
+            (Some(value), Some(_)) => (Kind::SetExpiring, value.len()),
+            (None, _) => (Kind::Tombstone, 0),
         };
         self.record_bytes += size_of_record(kind, key.len(), len);
         if self.record_bytes > BATCH_BYTES_MAX {
@@ -231,7 +289,17 @@ impl<'a> Gather<'a> {
         }
         match value {
             Some(value) => {
-                self.batch.set(key, value);
+                let at = ends.map(|ends| match ends {
+                    Ends::In(ttl) => {
+                        let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+                        now_ms().saturating_add(ttl)
+                    }
+                    Ends::At(ms) => ms,
+                });
+                match at {
+                    Some(ms) => self.batch.set_with_expiry(key, value, Expiry::At(ms)),
+                    None => self.batch.set(key, value),
+                };
                 self.sent.sets.fetch_add(1, Ordering::Relaxed);
             }
             None => {
@@ -269,8 +337,31 @@ mod tests {
     use super::*;
 
     fn parsed(line: &str) -> Result<(Vec<u8>, Option<Vec<u8>>), String> {
-        let (key, value) = parse(line.as_bytes())?.expect("not blank");
+        let (key, value, ends) = parse(line.as_bytes())?.expect("not blank");
+        assert_eq!(ends, None);
         Ok((key.into_owned(), value.map(|value| value.into_owned())))
+    }
+
+    #[test]
+    fn a_set_may_say_when_it_expires() {
+        for (member, wanted) in [
+            (r#""ttl":"15m""#, Ends::In(Duration::from_secs(900))),
+            (r#""ttl":"0.25""#, Ends::In(Duration::from_millis(250))),
+            (r#""ttl":2"#, Ends::In(Duration::from_secs(2))),
+            (r#""ttl":1.5"#, Ends::In(Duration::from_millis(1500))),
+            (r#""ttl":0"#, Ends::In(Duration::ZERO)),
+            (
+                r#""ttl":18446744073709551615"#,
+                Ends::In(Duration::from_secs(u64::MAX)),
+            ),
+            (r#""expires_at":123"#, Ends::At(123)),
+        ] {
+            let line = format!(r#"{{"set":"k",{member},"value":"v"}}"#);
+            let (_, _, ends) = parse(line.as_bytes()).unwrap().unwrap();
+            assert_eq!(ends, Some(wanted), "{line}");
+        }
+        let line = r#"{"set":"k","value":"v","ttl":null,"expires_at":null}"#;
+        assert_eq!(parse(line.as_bytes()).unwrap().unwrap().2, None);
     }
 
     #[test]
@@ -293,13 +384,21 @@ mod tests {
         let sent = Sent::default();
         let (to, from) = std::sync::mpsc::sync_channel(4);
         let mut gather = Gather::new(Path::new("f"), Some(2), &sent, to);
-        assert!(gather.add(1, b"a", Some(b"1")).is_ok());
+        assert!(gather.add(1, b"a", Some(b"1"), None).is_ok());
         gather.record_bytes = BATCH_BYTES_MAX - 32;
         // 24 bytes and one, aligned: it fits to the byte.
-        assert!(gather.add(2, b"b", None).is_ok());
+        assert!(gather.add(2, b"b", None, None).is_ok());
         assert!(matches!(from.recv(), Ok(Message::Batch { batch, bytes: 3 }) if batch.len() == 2));
+        // What expires is 8 bytes longer.
+        gather.record_bytes = BATCH_BYTES_MAX - 32;
+        let at = Some(Ends::At(u64::MAX));
+        assert!(gather.add(3, b"c", Some(b""), at).is_err());
+        assert!(matches!(
+            from.recv(),
+            Ok(Message::Failed(Failure::Usage(_)))
+        ));
         gather.record_bytes = BATCH_BYTES_MAX - 31;
-        assert!(gather.add(3, b"c", None).is_err());
+        assert!(gather.add(3, b"c", None, None).is_err());
         let Ok(Message::Failed(Failure::Usage(text))) = from.recv() else {
             panic!("it is refused");
         };
@@ -318,6 +417,33 @@ mod tests {
             (r#"{"set":"k"}"#, "neither `value` nor `value_b64`"),
             (r#"{"set":"k","remove":"k"}"#, "both a set and a remove"),
             (r#"{"remove":"k","value":"v"}"#, "a remove has no value"),
+            (r#"{"remove":"k","ttl":1}"#, "a remove does not expire"),
+            (
+                r#"{"remove":"k","expires_at":1}"#,
+                "a remove does not expire",
+            ),
+            (
+                r#"{"set":"k","value":"v","ttl":1,"expires_at":1}"#,
+                "both `ttl` and `expires_at`",
+            ),
+            (
+                r#"{"set":"k","value":"v","ttl":"1w"}"#,
+                "not a number of seconds, or a number and `ms`, `s`, `m`, `h` or `d`",
+            ),
+            (
+                r#"{"set":"k","value":"v","ttl":-1}"#,
+                "integer `-1`, expected a number of seconds",
+            ),
+            (r#"{"set":"k","value":"v","ttl":-1.5}"#, "negative"),
+            (r#"{"set":"k","value":"v","ttl":1e300}"#, "too large"),
+            (
+                r#"{"set":"k","value":"v","ttl":true}"#,
+                "or a string like `90s`",
+            ),
+            (
+                r#"{"set":"k","value":"v","expires_at":"1"}"#,
+                "expected u64",
+            ),
             (
                 r#"{"remove":"k","remove_b64":""}"#,
                 "both `remove` and `remove_b64`",

@@ -410,6 +410,12 @@ impl<'a> Writer<'a> {
     }
 }
 
+/// Milliseconds since 1970.
+pub(super) fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+}
+
 /// Gathers pairs into batches and sends them.
 struct Collector {
     to: SyncSender<Message>,
@@ -422,14 +428,12 @@ struct Collector {
 
 impl Collector {
     fn new(to: SyncSender<Message>, keep_going: bool) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
         Self {
             to,
             keep_going,
             batch: Batch::new(),
             bytes: 0,
-            now,
+            now: now_ms(),
         }
     }
 
