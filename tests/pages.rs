@@ -1,10 +1,12 @@
-//! Completions and manual pages: they name what there is, and the programs they are for take them.
+//! Completions and manual pages: they name what there is, and the programs they are for take them. The
+//! pages in `tests/pages`, sessions verb by verb, go as they are shown.
 #![cfg(feature = "cli")]
 #![allow(clippy::print_stdout)]
 
 mod cli_common;
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use cli_common::*;
@@ -35,6 +37,89 @@ const VERBS: [&str; 24] = [
     "man",
     "demo",
 ];
+
+/// Verbs without a page: their output is a text of its own, and compared by the tests below and in
+/// `tests/cli.rs`.
+const NO_SESSION: [&str; 3] = ["completions", "man", "demo"];
+
+/// The fenced blocks of `page` in `language`.
+fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
+    let fence = format!("```{language}\n");
+    let parts: Vec<&str> = page.split(&fence).skip(1).collect();
+    let block = |rest: &&'a str| rest.split_once("```").unwrap().0;
+    parts.iter().map(block).collect()
+}
+
+/// A store of three keys, and a byte of the second one's value is another.
+fn damaged(dir: &Path) {
+    let store = kvs::Store::open(dir).unwrap();
+    for (key, value) in [("first", "1"), ("second", "2222"), ("third", "3")] {
+        store.set(key, value).unwrap();
+    }
+    store.close().unwrap();
+    let mut changed = 0;
+    for file in fs::read_dir(dir).unwrap() {
+        let path = file.unwrap().path();
+        let mut bytes = fs::read(&path).unwrap();
+        if let Some(at) = bytes.windows(10).position(|w| w == b"second2222") {
+            bytes[at + 7] ^= 1;
+            fs::write(&path, bytes).unwrap();
+            changed += 1;
+        }
+        if path.extension().is_some_and(|e| e == "hint") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    assert_eq!(changed, 1);
+}
+
+#[test]
+fn the_sessions_of_the_pages_go_as_they_are_shown() {
+    let pages = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pages");
+    let dir = empty_dir();
+    let cases = trycmd::TestCases::new();
+    cases.register_bin("kvs", trycmd::cargo::cargo_bin!("kvs"));
+    let mut known = Vec::new();
+    for page in fs::read_dir(pages).unwrap() {
+        let page = page.unwrap().path();
+        let verb = page.file_stem().unwrap().to_str().unwrap().to_owned();
+        let text = fs::read_to_string(&page).unwrap();
+        let begins = format!("# kvs {verb}\n");
+        assert!(text.starts_with(&begins), "{}", page.display());
+        let sessions = blocks(&text, "console").concat();
+        assert!(sessions.contains(&format!(" {verb} ")), "{verb}");
+        // One directory for all commands of a page.
+        let file = |suffix: &str| dir.path().join(format!("{verb}.{suffix}"));
+        for name in ["in", "out"] {
+            fs::create_dir(file(name)).unwrap();
+            fs::write(file(name).join(".keep"), "").unwrap();
+        }
+        let inputs = ["operations", "wrong"];
+        for (name, block) in inputs.iter().zip(blocks(&text, "json")) {
+            fs::write(file("in").join(name), block).unwrap();
+        }
+        if verb == "repair" {
+            damaged(&file("in").join("damaged"));
+        }
+        fs::write(file("md"), text).unwrap();
+        cases.case(file("md"));
+        known.push(verb);
+    }
+    let readme = include_str!("../README.md");
+    let sessions = blocks(readme, "console").concat();
+    for verb in VERBS {
+        let in_readme = sessions.lines().any(|line| {
+            let mut words = line.split(' ');
+            line.starts_with("$ kvs ") && words.any(|word| word == verb)
+        });
+        let shown = in_readme || known.iter().any(|known| known == verb);
+        assert_eq!(shown, !NO_SESSION.contains(&verb), "a session of {verb}");
+    }
+    for verb in &known {
+        assert!(VERBS.contains(&verb.as_str()), "{verb}");
+    }
+    cases.run();
+}
 
 /// Output of `program`; says that it skips if there is none.
 fn with(program: &str, arguments: &[&str], input: &str) -> Option<(bool, String)> {
