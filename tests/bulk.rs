@@ -11,10 +11,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
 
 use kvs::testing::sim::{Call, Errno, Fault, Image, SimFs, Survive};
 use kvs::testing::{Engine, open};
-use kvs::{Batch, Compaction, Durability, Error, LoadReport, Options, Store};
+use kvs::{Batch, Compaction, Durability, Error, Expiry, LoadReport, Options, Store};
 use kvs_model::{Pairs, images_agree, pairs, strays};
 use proptest::prelude::*;
 
@@ -551,6 +552,110 @@ fn repair_salvages_the_later_value_of_a_key_that_came_twice() {
             expected,
             "{copy} the manifest"
         );
+    }
+}
+
+/// A clock that a test sets.
+fn by_clock(time: &Arc<AtomicU64>) -> Options {
+    let time = Arc::clone(time);
+    let now = move || UNIX_EPOCH + Duration::from_millis(time.load(Ordering::SeqCst));
+    options().clock(now)
+}
+
+/// To the millisecond, for every way of reading, reopened with hints and without; the books know what
+/// expires, also of a load of which only a part does.
+#[test]
+fn pairs_of_a_load_expire_when_each_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let time = Arc::new(AtomicU64::new(1_000));
+    let options = by_clock(&time).default_ttl(Some(Duration::from_millis(7)));
+    let mut store = options.open(dir.path()).unwrap();
+    store
+        .load_with_expiry((0..400u32).map(|i| (key(i), [i as u8; 300], Expiry::Never)))
+        .unwrap();
+    let pairs = (0..300u32).map(|i| {
+        let expiry = match i % 3 {
+            0 => Expiry::Never,
+            1 => Expiry::At(2_000 + u64::from(i)),
+            // Over before it is there: the older value does not outlive it.
+            _ => Expiry::At(900),
+        };
+        (key(i), [1; 300], expiry)
+    });
+    let report = store.load_with_expiry(pairs).unwrap();
+    assert_eq!((report.pairs, report.superseded), (300, 0));
+    assert!(report.segments > 1);
+    for (round, now) in [1_000, 2_000, 2_001, 2_150, 2_298, 2_299]
+        .into_iter()
+        .enumerate()
+    {
+        time.store(now, Ordering::SeqCst);
+        let wanted = |i: u32| match i % 3 {
+            _ if i >= 300 => Some(Expiry::Never),
+            0 => Some(Expiry::Never),
+            1 if 2_000 + u64::from(i) > now => Some(Expiry::At(2_000 + u64::from(i))),
+            _ => None,
+        };
+        let reader = store.reader();
+        for i in 0..400 {
+            assert_eq!(store.expires_at(key(i)).unwrap(), wanted(i), "{i} at {now}");
+            assert_eq!(reader.get(key(i)).unwrap().is_some(), wanted(i).is_some());
+        }
+        let there = (0..400).filter(|i| wanted(*i).is_some()).count();
+        assert_eq!(store.iter().unwrap().count(), there);
+        drop(reader);
+        if round == 3 {
+            // Not when it is opened: then what has expired is counted as it was.
+            store = reopens_the_same(store, &options, dir.path());
+        }
+    }
+    // Of the last bucket it is not known.
+    let (expired, record) = (store.stats().expired_bytes, 24 + 8 + 8 + 300 + 4);
+    assert!(expired <= 200 * record && expired > 180 * record, "{expired}");
+    let before = all(&store);
+    let report = store.compact().unwrap();
+    assert_eq!(report.records_expired, 200);
+    assert_eq!(all(&store), before);
+    drop(reopens_the_same(store, &options, dir.path()));
+}
+
+/// Both have the load's LSN: the one that has expired shadows the other as long as that is there, whichever
+/// segments are compacted.
+#[test]
+fn a_pair_that_has_expired_shadows_an_earlier_one_of_its_load() {
+    for mask in 0..16 {
+        let fs = SimFs::new();
+        let time = Arc::new(AtomicU64::new(1_000));
+        let options = by_clock(&time);
+        let store = open(fs.clone(), &options, 1).unwrap();
+        let large = |n: u8| vec![n; 25_000];
+        let at = |ms| Some(Expiry::At(ms));
+        let pairs = [
+            (b"twice", large(1), None),
+            (b"other", large(2), None),
+            (b"third", large(3), None),
+            (b"twice", large(4), at(2_000)),
+        ];
+        let report = store
+            .load_with(pairs.into_iter().map(Ok::<_, Error>))
+            .unwrap();
+        assert!(report.segments >= 2 && report.superseded == 1, "{report:?}");
+        assert_eq!(&store.get(b"twice").unwrap().unwrap()[..4], [4; 4]);
+        time.store(2_000, Ordering::SeqCst);
+        for _ in 0..2 {
+            store.compact_subset(mask).unwrap();
+            assert!(store.get(b"twice").unwrap().is_none(), "{mask}");
+        }
+        store.close().unwrap();
+        for without in [false, true] {
+            let mut image = fs.snapshot();
+            if without {
+                strip_hints(&mut image);
+            }
+            let again = open(SimFs::from_image(&image), &options, 2).unwrap();
+            assert!(again.get(b"twice").unwrap().is_none(), "{mask} {without}");
+            assert!(again.get(b"other").unwrap().is_some());
+        }
     }
 }
 

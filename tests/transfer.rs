@@ -468,12 +468,50 @@ mod kvx {
             let copy = empty_dir();
             fed(copy.path(), ["import", format], &exported).good();
             assert_eq!(expiries(copy.path()), expected, "{format}");
+            let copy = empty_dir();
+            fed(copy.path(), ["import", format, "--bulk"], &exported).good();
+            assert_eq!(expiries(copy.path()), expected, "{format} in bulk");
         }
         let line = run(dir.path(), ["export", "ndjson", "--prefix", "b"]).good();
         assert_eq!(
             line.text(),
             "{\"key\":\"b\",\"value\":\"2\",\"expires_at\":4000000000123}\n"
         );
+    }
+
+    /// Also one that is larger than a batch, and one that is over by now.
+    #[test]
+    fn in_bulk_an_older_value_does_not_outlive_a_pair_that_is_over() {
+        let dir = store_with(&pairs([("b", "old"), ("large", "old"), ("kept", "1")]));
+        fed(dir.path(), ["import", "kvx", "--bulk"], &expiring(1)).good();
+        let left = [("a", "1"), ("c", "3"), ("kept", "1"), ("large", "old")];
+        assert_eq!(content(dir.path()), pairs(left));
+        let large = "x".repeat(600_000);
+        let line =
+            |at: u64| format!("{{\"key\":\"large\",\"value\":\"{large}\",\"expires_at\":{at}}}\n");
+        let at = 4_000_000_000_123;
+        fed(
+            dir.path(),
+            ["import", "ndjson", "--bulk"],
+            line(at).as_bytes(),
+        )
+        .good();
+        let store = kvs::Store::open_read_only(dir.path()).unwrap();
+        assert_eq!(
+            store.expires_at("large").unwrap(),
+            Some(kvs::Expiry::At(at))
+        );
+        assert_eq!(store.get("large").unwrap().unwrap().len(), large.len());
+        drop(store);
+        fed(
+            dir.path(),
+            ["import", "ndjson", "--bulk"],
+            line(1).as_bytes(),
+        )
+        .good();
+        assert_eq!(content(dir.path()), pairs(left[..3].iter().copied()));
+        run(dir.path(), ["compact"]).good();
+        assert_eq!(content(dir.path()), pairs(left[..3].iter().copied()));
     }
 
     #[test]

@@ -447,7 +447,7 @@ impl Store {
     /// [`Batch`]. The iterator may read and write this store. Compaction goes on while it gives pairs; the
     /// end of the load waits for the step that is under way.
     ///
-    /// Values expire as [`Options::default_ttl`] says.
+    /// Values expire as [`Options::default_ttl`] says; [`Store::load_with_expiry`] takes when each does.
     ///
     /// ```
     /// let store = kvs::Options::new().open_in_memory()?;
@@ -491,6 +491,47 @@ impl Store {
         E: From<Error>,
     {
         self.engine.load(pairs.into_iter())
+    }
+
+    /// As [`Store::load`], with when each value expires, whatever [`Options::default_ttl`] says. One that
+    /// has expired takes the place of its key's older value like any other, and is never seen.
+    ///
+    /// ```
+    /// use kvs::Expiry;
+    ///
+    /// let store = kvs::Options::new().open_in_memory()?;
+    /// let at = store.now_ms() + 60_000;
+    /// store.load_with_expiry([("a", "1", Expiry::At(at)), ("b", "2", Expiry::Never)])?;
+    /// assert_eq!(store.expires_at("a")?, Some(Expiry::At(at)));
+    /// # Ok::<(), kvs::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    pub fn load_with_expiry<K: AsRef<[u8]>, V: AsRef<[u8]>>(
+        &self,
+        pairs: impl IntoIterator<Item = (K, V, Expiry)>,
+    ) -> Result<LoadReport> {
+        self.try_load_with_expiry(pairs.into_iter().map(Ok::<_, Error>))
+    }
+
+    /// As [`Store::load_with_expiry`], of pairs that may turn out not to be had: the first error ends it,
+    /// and nothing is applied.
+    ///
+    /// # Errors
+    /// As [`Store::load`], and what `pairs` gave.
+    pub fn try_load_with_expiry<K, V, E>(
+        &self,
+        pairs: impl IntoIterator<Item = Result<(K, V, Expiry), E>>,
+    ) -> Result<LoadReport, E>
+    where
+        K: AsRef<[u8]>,
+        V: AsRef<[u8]>,
+        E: From<Error>,
+    {
+        let said = |(key, value, expiry)| (key, value, Some(expiry));
+        self.engine
+            .load_with(pairs.into_iter().map(|pair| pair.map(said)))
     }
 
     /// As [`Store::write`], and returns when the batch is stored, with what is to be waited for before

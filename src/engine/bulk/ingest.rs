@@ -12,6 +12,7 @@ use crate::engine::bulk::syncing::{STEP_BYTES, Syncing};
 use crate::engine::bulk::tables::{Source, Tables};
 use crate::engine::core::{Engine, Section};
 use crate::engine::error::{Error, Result};
+use crate::engine::expiry::Expiry;
 use crate::engine::merged::{EDIT_BYTES, Output};
 use crate::engine::pending::Ticket;
 use crate::engine::report::LoadReport;
@@ -71,18 +72,29 @@ impl<F: Fs> Engine<F> {
         V: AsRef<[u8]>,
         E: From<Error>,
     {
+        self.load_with(pairs.map(|pair| pair.map(|(key, value)| (key, value, None))))
+    }
+
+    /// As [`Engine::load`], with when each value expires; `None`: as the store says.
+    pub fn load_with<I, K, V, E>(&self, pairs: I) -> Result<LoadReport, E>
+    where
+        I: Iterator<Item = Result<(K, V, Option<Expiry>), E>>,
+        K: AsRef<[u8]>,
+        V: AsRef<[u8]>,
+        E: From<Error>,
+    {
         self.check_writable(&mut self.section.lock())?;
         let mut pairs = pairs;
         let mut ingest: Option<Ingest<'_, F>> = None;
         while let Some(pair) = pairs.next() {
-            let (key, value) = pair?;
+            let (key, value, expiry) = pair?;
             let (key, value) = (key.as_ref(), value.as_ref());
             Self::check_sizes(key, value)?;
             let ingest = match &mut ingest {
                 Some(ingest) => ingest,
                 None => ingest.insert(self.begin_load()?),
             };
-            let taken = ingest.take(key, value, || pairs.size_hint().0 as u64);
+            let taken = ingest.take(key, value, expiry, || pairs.size_hint().0 as u64);
             taken.map_err(|error| ingest.cause(error))?;
         }
         let Some(mut ingest) = ingest else {
@@ -151,8 +163,19 @@ impl<F: Fs> Engine<F> {
 impl<F: Fs> Ingest<'_, F> {
     /// Writes one pair; at least `left` more are expected.
     #[inline]
-    fn take(&mut self, key: &[u8], value: &[u8], left: impl FnOnce() -> u64) -> Result<()> {
-        let expires_at = self.engine.default_expiry();
+    fn take(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        expiry: Option<Expiry>,
+        left: impl FnOnce() -> u64,
+    ) -> Result<()> {
+        // One that has expired is stored like any other: it is the removal of its key.
+        let expires_at = match expiry {
+            None => self.engine.default_expiry(),
+            Some(Expiry::Never) => None,
+            Some(Expiry::At(ms)) => Some(ms),
+        };
         let draft = Draft::new(Kind::Set, expires_at, key, value).expect("lengths were checked");
         let size = draft.size();
         if !self.outputs.last().is_some_and(|last| last.has_room(size)) {
@@ -406,12 +429,11 @@ impl<F: Fs> Ingest<'_, F> {
             segments.insert(segment.header.id, Arc::clone(segment));
             let end = output.end.map(|end| (segment.header.id, end));
             section.ends.extend(end);
-            segment
-                .slot
-                .gain(*live, engine.config.default_ttl.is_some());
+            segment.slot.gain(live.bytes - live.expiring, false);
+            segment.slot.gain(live.expiring, true);
             let payload = segment.slot.payload.load(Ordering::Relaxed);
             section.payload += payload;
-            section.dead += payload - live;
+            section.dead += payload - live.bytes;
         }
         drop(segments);
         for (slot, lost) in tables.lost.values() {
@@ -460,7 +482,7 @@ mod tests {
     fn a_hint_does_not_stay_when_its_segment_is_gone() {
         let engine = Engine::open(RealFs::in_memory(), Config::new(&Options::new())).unwrap();
         let mut ingest = engine.begin_load().unwrap();
-        ingest.take(b"key", b"value", || 0).unwrap();
+        ingest.take(b"key", b"value", None, || 0).unwrap();
         ingest.end_last().unwrap();
         let id = ingest.outputs[0].segment().header.id;
         let hint = kvs_format::name::hint(id);

@@ -33,20 +33,38 @@ const PARALLEL_PAIRS: usize = 200_000;
 pub(super) struct Tables {
     /// By shard; `None` where the load has no pair.
     pub(super) shards: Vec<Option<HashTable<Word>>>,
-    /// Bytes of each output's records that are the newest of their key.
-    pub(super) live: Vec<u64>,
+    /// Each output's records that are the newest of their key.
+    pub(super) live: Vec<Amount>,
     /// What others lose, by their first window.
-    pub(super) lost: HashMap<u16, (Arc<Slot>, Lost)>,
+    pub(super) lost: HashMap<u16, (Arc<Slot>, Amount)>,
     /// Pairs that are the newest of their key.
     pub(super) shown: u64,
 }
 
-/// Bytes of records that are the newest of their key no longer.
+/// Bytes of records.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Lost {
+pub(super) struct Amount {
     pub(super) bytes: u64,
     /// Those of them that expire.
     pub(super) expiring: u64,
+}
+
+impl Amount {
+    #[inline]
+    fn add(&mut self, bytes: u64, expires: bool) {
+        self.bytes += bytes;
+        self.expiring += u64::from(expires) * bytes;
+    }
+
+    fn take(&mut self, bytes: u64, expires: bool) {
+        self.bytes -= bytes;
+        self.expiring -= u64::from(expires) * bytes;
+    }
+
+    fn append(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.expiring += other.expiring;
+    }
 }
 
 /// What the tables are made of.
@@ -68,6 +86,7 @@ struct Winner {
     output: usize,
     offset: u64,
     size: u64,
+    expires: bool,
 }
 
 /// A version of a key that was there before.
@@ -142,6 +161,7 @@ impl<F: Fs> Source<'_, F> {
                     output: i,
                     offset: entry.offset(),
                     size: entry.size(),
+                    expires: entry.expires(),
                 }));
             }
             // The newest of a key first: within an output it is already.
@@ -191,15 +211,14 @@ impl<F: Fs> Source<'_, F> {
                     let lost = made
                         .lost
                         .entry(slot.base)
-                        .or_insert_with(|| (Arc::clone(slot), Lost::default()));
-                    lost.1.bytes += rival.size;
-                    lost.1.expiring += u64::from(rival.expires) * rival.size;
+                        .or_insert_with(|| (Arc::clone(slot), Amount::default()));
+                    lost.1.add(rival.size, rival.expires);
                 }
                 None => {
                     table.insert_unique(hash, word, |word| table_hash(word.bits()));
                 }
             }
-            made.live[winner.output] += winner.size;
+            made.live[winner.output].add(winner.size, winner.expires);
             made.shown += 1;
         }
         Ok(table)
@@ -257,7 +276,7 @@ impl Tables {
     fn new(outputs: usize) -> Self {
         Self {
             shards: Vec::new(),
-            live: vec![0; outputs],
+            live: vec![Amount::default(); outputs],
             lost: HashMap::new(),
             shown: 0,
         }
@@ -266,13 +285,12 @@ impl Tables {
     fn append(&mut self, part: Self) {
         self.shards.extend(part.shards);
         for (all, part) in self.live.iter_mut().zip(part.live) {
-            *all += part;
+            all.append(part);
         }
         for (base, (slot, part)) in part.lost {
-            let empty = (slot, Lost::default());
+            let empty = (slot, Amount::default());
             let (_, all) = self.lost.entry(base).or_insert(empty);
-            all.bytes += part.bytes;
-            all.expiring += part.expiring;
+            all.append(part);
         }
         self.shown += part.shown;
     }
@@ -296,18 +314,17 @@ impl Tables {
             let ours = outputs.iter().enumerate().rev().find_map(|(i, output)| {
                 let entry = entries_of(&output.entries, bits, fp).first()?;
                 let word = output.fresh.segment.slot.word(fp.lo, entry.offset());
-                Some((i, entry.size(), word))
+                Some((i, entry, word))
             });
             let ours = ours.filter(|(_, _, word)| table.find(hash, |w| w == word).is_some());
-            if let Some((output, size, _)) = ours {
-                self.live[output] -= size;
+            if let Some((output, entry, _)) = ours {
+                self.live[output].take(entry.size(), entry.expires());
                 self.shown -= 1;
                 // What ours had taken the place of, the writer has counted already.
                 if let Some((old, bytes, expires)) = change.old
                     && let Some((_, lost)) = self.lost.get_mut(&view.slot(old).base)
                 {
-                    lost.bytes -= bytes;
-                    lost.expiring -= u64::from(expires) * bytes;
+                    lost.take(bytes, expires);
                 }
             }
             let there = ours

@@ -249,6 +249,8 @@ pub enum Op {
     Batch(Vec<(u8, Option<ValueSpec>)>),
     /// Loads pairs in bulk.
     Load(Vec<(u8, ValueSpec)>),
+    /// The same, to expire so many milliseconds from now, or never.
+    LoadExpiring(Vec<(u8, ValueSpec, Option<u16>)>),
     /// Makes everything durable.
     Flush,
     /// Ends the active segment.
@@ -377,6 +379,10 @@ impl Op {
                     3 => Self::BatchExpiring(vec![
                         (key, bytes.value()?, ms),
                         (key / 2, bytes.value()?, 60),
+                    ]),
+                    4 => Self::LoadExpiring(vec![
+                        (key, bytes.value()?, (way >= 64).then_some(ms)),
+                        (key / 2, bytes.value()?, Some(60)),
                     ]),
                     _ => Self::SetWith {
                         key,

@@ -367,7 +367,24 @@ impl Runner {
                 let level = self.level;
                 self.write(told, |engine| engine.write_at(level, &batch))
             }
-            Op::Load(pairs) => self.load(pairs),
+            Op::Load(pairs) => {
+                let pair = |(id, value): &(u8, ValueSpec)| {
+                    let value = self.value(*value);
+                    (key(*id), self.version(value), None)
+                };
+                let pairs = pairs.iter().map(pair).collect();
+                self.load(pairs)
+            }
+            Op::LoadExpiring(pairs) => {
+                let pair = |(id, value, ms): &(u8, ValueSpec, Option<u16>)| {
+                    let expires_at = ms.map(|ms| self.now + u64::from(ms));
+                    let value = self.value(*value);
+                    let said = expires_at.map_or(Expiry::Never, Expiry::At);
+                    (key(*id), Version { value, expires_at }, Some(said))
+                };
+                let pairs = pairs.iter().map(pair).collect();
+                self.load(pairs)
+            }
             Op::Update { key: id, how } => self.update(key(*id), *how),
             Op::At(level) => {
                 self.level = level.durability();
@@ -524,19 +541,27 @@ impl Runner {
     }
 
     /// Loads pairs: all or nothing, and durable whatever the level.
-    fn load(&mut self, pairs: &[(u8, ValueSpec)]) -> Result<(), String> {
-        let pairs: Vec<(Vec<u8>, Vec<u8>)> = pairs
-            .iter()
-            .map(|(id, value)| (key(*id), self.value(*value)))
-            .collect();
-        let keys: BTreeSet<Vec<u8>> = pairs.iter().map(|(key, _)| key.clone()).collect();
+    fn load(&mut self, pairs: Vec<(Vec<u8>, Version, Option<Expiry>)>) -> Result<(), String> {
+        let keys: BTreeSet<Vec<u8>> = pairs.iter().map(|(key, ..)| key.clone()).collect();
         let begun = self.fs.log_len();
         let was_refusing = self.sync_failed;
-        let result = self.engine().load(pairs.iter().cloned().map(Ok));
+        let engine = self.engine();
+        let result = match pairs.iter().any(|(_, _, said)| said.is_some()) {
+            true => engine.load_with(
+                pairs
+                    .iter()
+                    .map(|(key, version, said)| Ok((key, &version.value, *said))),
+            ),
+            false => engine.load(
+                pairs
+                    .iter()
+                    .map(|(key, version, _)| Ok((key, &version.value))),
+            ),
+        };
         let failed_now = self.failed_syncs();
         let versions = pairs
             .into_iter()
-            .map(|(key, value)| (key, Some(self.version(value))));
+            .map(|(key, version, _)| (key, Some(version)));
         let writes: Vec<Write> = versions.collect();
         match result {
             Ok(report) => {

@@ -4,6 +4,7 @@
 use kvs::Durability;
 use kvs::testing::sim::{Contents, Effect, Errno, Fault, Survive};
 use proptest::collection::vec;
+use proptest::option::weighted;
 use proptest::prelude::*;
 
 use crate::op::{Fill, Harm, How, Level, Only, Op, Span, Strike, ValueSpec, Wound};
@@ -74,7 +75,7 @@ fn wound() -> impl Strategy<Value = Wound> {
 }
 
 fn how() -> impl Strategy<Value = How> {
-    let maybe = || proptest::option::weighted(0.8, value());
+    let maybe = || weighted(0.8, value());
     let swap = (any::<bool>(), maybe()).prop_map(|(equal, new)| How::Swap { equal, new });
     prop_oneof![
         3 => value().prop_map(How::IfAbsent),
@@ -118,10 +119,9 @@ fn op() -> impl Strategy<Value = Op> {
             span,
             only,
         });
-    let expire = (key_id(), proptest::option::weighted(0.8, 0u16..150))
-        .prop_map(|(key, ms)| Op::Expire { key, ms });
+    let expire = (key_id(), weighted(0.8, 0u16..150)).prop_map(|(key, ms)| Op::Expire { key, ms });
     let expiring_batch = vec((key_id(), value(), 0u16..150), 1..4).prop_map(Op::BatchExpiring);
-    let one = (key_id(), proptest::option::weighted(0.7, value()));
+    let one = (key_id(), weighted(0.7, value()));
     let update = (key_id(), how()).prop_map(|(key, how)| Op::Update { key, how });
     // Mostly of keys that little else is done to.
     let add = (20u8..24, -5i64..100).prop_map(|(key, by)| Op::Update {
@@ -146,7 +146,8 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (0u16..200).prop_map(|ms| Op::ClockBack { ms }),
         24 => key_id().prop_map(|key| Op::Remove { key }),
         14 => vec(one, 0..6).prop_map(Op::Batch),
-        8 => vec((key_id(), value()), 0..12).prop_map(Op::Load),
+        6 => vec((key_id(), value()), 0..12).prop_map(Op::Load),
+        4 => vec((key_id(), value(), weighted(0.8, 0u16..150)), 0..12).prop_map(Op::LoadExpiring),
         10 => Just(Op::Flush),
         8 => Just(Op::Rotate),
         4 => Just(Op::Compact),

@@ -225,7 +225,9 @@ fn load_all(
         return Ok(());
     };
     let all = std::iter::once(Ok(first)).chain(&mut pairs);
-    let loaded = writer.store().and_then(|store| store.try_load(all));
+    let loaded = writer
+        .store()
+        .and_then(|store| store.try_load_with_expiry(all));
     if loaded.is_err() {
         tally.pairs = 0;
         tally.bytes = 0;
@@ -233,13 +235,12 @@ fn load_all(
     loaded.map(|_| ())
 }
 
-type Pair = (Vec<u8>, Vec<u8>);
+type Pair = (Vec<u8>, Vec<u8>, Expiry);
 
-/// A load stores pairs that live as long as the store says: one that says more is not made eternal.
-fn expires() -> Failure {
-    let text = "a pair expires, which --bulk cannot store; import it without";
-    Failure::Usage(text.to_owned())
-}
+/// A load has no removals: it has pairs that have expired. By so much, in milliseconds, that a clock that is
+/// set right does not show them again; and not by years, or the space of others that expire would be given
+/// back late: see [`kvs_format::hint::ExpiryHistogram`].
+const OVER_MS: u64 = 3_600_000;
 
 /// What the reading thread sends, pair by pair.
 struct Pairs<'a> {
@@ -262,24 +263,26 @@ impl Iterator for Pairs<'_> {
             }
             match self.from.recv_timeout(LOOK) {
                 Ok(Message::Batch { batch, bytes }) => {
-                    let mut entries = batch.entries();
-                    if entries.any(|(_, value, expiry)| value.is_none() || expiry.is_some()) {
-                        return Some(Err(expires()));
-                    }
                     self.tally.add(batch.len() as u64, bytes);
-                    let owned = |(key, value): (&[u8], Option<&[u8]>)| {
-                        (key.to_vec(), value.unwrap_or_default().to_vec())
+                    let over = now_ms().saturating_sub(OVER_MS);
+                    let pair = |(key, value, expiry): (&[u8], Option<&[u8]>, Option<Expiry>)| {
+                        let expiry = match value {
+                            Some(_) => expiry.unwrap_or(Expiry::Never),
+                            None => Expiry::At(over),
+                        };
+                        (key.to_vec(), value.unwrap_or_default().to_vec(), expiry)
                     };
-                    let pairs: Vec<Pair> = batch.operations().map(owned).collect();
+                    let pairs: Vec<Pair> = batch.entries().map(pair).collect();
                     self.ready = pairs.into_iter();
                 }
                 Ok(Message::Single {
-                    expires_at: Some(_),
-                    ..
-                }) => return Some(Err(expires())),
-                Ok(Message::Single { key, value, .. }) => {
+                    key,
+                    value,
+                    expires_at,
+                }) => {
                     self.tally.add(1, (key.len() + value.len()) as u64);
-                    return Some(Ok((key, value)));
+                    let expiry = expires_at.map_or(Expiry::Never, Expiry::At);
+                    return Some(Ok((key, value, expiry)));
                 }
                 Ok(Message::LeftOut { place, reason }) => {
                     self.looking.left_out(self.tally, &place, &reason);
