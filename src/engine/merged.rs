@@ -74,6 +74,16 @@ impl<F: Fs> Output<F> {
         self.offset + size + FOOTER_RECORD_BYTES <= self.fresh.capacity
     }
 
+    /// It is whole: how it ends, its FOOTER, and the bytes of its data records.
+    pub(crate) fn ended(&mut self, end: End, footer: LastRecord, payload: u64) {
+        self.end = Some(end);
+        self.last = Some(footer);
+        let slot = &self.fresh.segment.slot;
+        slot.payload
+            .store(payload, std::sync::atomic::Ordering::Relaxed);
+        slot.expiring.set(&self.expiry());
+    }
+
     /// When its records that expire do.
     fn expiry(&self) -> ExpiryHistogram {
         ExpiryHistogram::of(self.expiring.iter().copied())

@@ -5,7 +5,8 @@
 //!
 //! Rules for callers
 //! - A segment's bytes are changed by [`FsFile::store`] only, one record per call, never below the
-//!   published length; its header page by [`FsFile::write_at`] before it is used.
+//!   published length; its header page by [`FsFile::write_at`] before it is used, and so the records of a
+//!   merged segment that a bulk load writes, of which nothing is published before all of it is written.
 //! - Nothing is durable before [`FsFile::sync_data`] (bytes and length) or [`Fs::sync_dir`] (names).
 //! - A failed sync is final: the caller stops trusting what it wrote and never repeats the call.
 

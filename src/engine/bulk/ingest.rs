@@ -6,10 +6,13 @@ use std::sync::atomic::Ordering;
 use kvs_format::manifest::{Edit, MergedBody};
 use kvs_format::record::{Draft, Kind};
 use kvs_format::segment::{PAGE_BYTES, SegmentKind};
-use kvs_format::system::{FOOTER_RECORD_BYTES, MARK_RECORD_BYTES};
+use kvs_format::system::{FOOTER_RECORD_BYTES, Footer, MARK_RECORD_BYTES};
+use zerocopy::IntoBytes;
+use zerocopy::byteorder::little_endian::U64;
 
-use crate::engine::bulk::syncing::{STEP_BYTES, Syncing};
 use crate::engine::bulk::tables::{Source, Tables};
+use crate::engine::bulk::writing::Writing;
+use crate::engine::catalog::End;
 use crate::engine::core::{Engine, Section};
 use crate::engine::error::{Error, Result};
 use crate::engine::expiry::Expiry;
@@ -38,20 +41,16 @@ struct Ingest<'a, F: Fs> {
     report: LoadReport,
     /// Bytes in the outputs that are full.
     full: u64,
-    syncing: Option<Syncing<F>>,
-    /// Outputs whose entries were sent there to be sorted: all but the last, or none.
-    sorting: usize,
-    /// Offset in the last output at which to ask for the next sync.
-    sync_at: u64,
+    /// Pairs in the last output.
+    records: u64,
+    writing: Writing<F>,
     /// The manifest lists the outputs, or may.
     listed: bool,
 }
 
 impl<F: Fs> Drop for Ingest<'_, F> {
     fn drop(&mut self) {
-        if let Some(syncing) = self.syncing.take() {
-            syncing.abandon();
-        }
+        self.writing.abandon();
         if !self.listed {
             self.engine.remove_outputs(&self.outputs);
         } else if std::thread::panicking() {
@@ -128,9 +127,8 @@ impl<F: Fs> Engine<F> {
             outputs: Vec::new(),
             report: LoadReport::default(),
             full: 0,
-            syncing: Syncing::start(self),
-            sorting: 0,
-            sync_at: u64::MAX,
+            records: 0,
+            writing: Writing::new(self, lsn),
             listed: false,
         })
     }
@@ -182,26 +180,12 @@ impl<F: Fs> Ingest<'_, F> {
             self.next_output(size, left())?;
         }
         let output = self.outputs.last_mut().expect("one was just made");
-        let fingerprint = self.engine.hash_key.fingerprint(key);
         output.expiring.extend(expires_at.map(|at| (at, size)));
-        let kind = match expires_at {
-            Some(_) => Kind::SetExpiring,
-            None => Kind::Set,
-        };
-        self.engine.put(
-            output,
-            fingerprint,
-            &draft,
-            kind,
-            self.lsn,
-            key,
-            value,
-            None,
-        )?;
-        let offset = output.offset;
-        if offset >= self.sync_at {
-            self.sync_beside();
-        }
+        let segment = &output.fresh.segment;
+        self.writing
+            .put(self.engine, segment, &draft, output.offset, key, value)?;
+        output.offset += size;
+        self.records += 1;
         self.report.pairs += 1;
         self.report.bytes += (key.len() + value.len()) as u64;
         Ok(())
@@ -210,10 +194,6 @@ impl<F: Fs> Ingest<'_, F> {
     #[cold]
     fn next_output(&mut self, size: u64, left: u64) -> Result<()> {
         self.end_last()?;
-        if let (Some(syncing), Some(last)) = (&self.syncing, self.outputs.last_mut()) {
-            syncing.sort(self.sorting, std::mem::take(&mut last.entries));
-            self.sorting += 1;
-        }
         let engine = self.engine;
         let config = &engine.config;
         // What is yet to come is about as large as what has come. A hint may say anything.
@@ -231,20 +211,47 @@ impl<F: Fs> Ingest<'_, F> {
         let usual = config.segment_size(expected.saturating_mul(SIZE_FACTOR), 0);
         let least = (PAGE_BYTES + size + FOOTER_RECORD_BYTES).next_multiple_of(4096);
         let fresh = engine.create_for_load(usual.max(least), least)?;
-        let room = fresh.capacity / average.max(1);
-        let mut output = Output::new(fresh, config.populates());
-        output.entries.reserve(left.min(room) as usize);
+        // Nobody reads it meanwhile, and nobody stores through its map.
+        let output = Output::new(fresh, false);
+        self.writing.begin(output.offset);
         self.outputs.push(output);
-        self.sync_at = STEP_BYTES;
         Ok(())
     }
 
+    /// FOOTER, and what is known of the output then.
     fn end_last(&mut self) -> Result<()> {
-        if let Some(last) = self.outputs.last_mut() {
-            self.engine.end_output(last)?;
-            self.full += last.offset;
-            self.sync_beside();
-        }
+        let Some(number) = self.outputs.len().checked_sub(1) else {
+            return Ok(());
+        };
+        let last = &mut self.outputs[number];
+        let (records, lsn) = (std::mem::take(&mut self.records), self.lsn);
+        let payload = last.offset - PAGE_BYTES;
+        let footer = Footer {
+            records: U64::new(records),
+            min_lsn: U64::new(lsn),
+            max_lsn: U64::new(lsn),
+            payload_bytes: U64::new(payload),
+        };
+        let segment = Arc::clone(&last.fresh.segment);
+        let footer = footer.as_bytes();
+        let record = self
+            .writing
+            .put_footer(self.engine, &segment, last.offset, footer)?;
+        last.offset += record.size;
+        let end = End {
+            length: last.offset,
+            end_lsn: lsn,
+            min_lsn: lsn,
+            max_lsn: lsn,
+            records,
+            cut: None,
+        };
+        last.ended(end, record, payload);
+        self.full += last.offset;
+        let sorted = self
+            .writing
+            .end_output(self.engine, &segment, number, last.offset)?;
+        last.entries = sorted.unwrap_or_default();
         Ok(())
     }
 
@@ -252,12 +259,17 @@ impl<F: Fs> Ingest<'_, F> {
     fn finish(&mut self) -> Result<LoadReport> {
         let _fails = FailOnPanic(&self.engine.upkeep);
         self.end_last()?;
-        self.sort()?;
         let engine = self.engine;
-        // Nothing is moved until the load is in the index.
-        let _one = engine.compaction.lock();
         // Everything that is older than the load is visible.
         engine.wait(Ticket(self.lsn))?;
+        while let Some((output, entries)) = self.writing.entries()? {
+            self.outputs[output].entries = entries;
+        }
+        for output in &mut self.outputs {
+            output.fresh.map.publish(output.offset);
+        }
+        // Nothing is moved until the load is in the index.
+        let _one = engine.compaction.lock();
         let mut tables = self.tables()?;
         self.sync()?;
         self.catch_up(&mut tables);
@@ -277,61 +289,20 @@ impl<F: Fs> Ingest<'_, F> {
         Ok(self.report)
     }
 
-    /// Why it failed: if a sync did, that comes before whatever followed from it.
+    /// Why it failed: if a thread did, that comes before whatever followed from it.
     fn cause(&mut self, error: Error) -> Error {
-        match (error, self.syncing.take()) {
-            (Error::Poisoned, Some(syncing)) => syncing.end().err().unwrap_or(Error::Poisoned),
-            (error, syncing) => {
-                self.syncing = syncing;
-                error
-            }
+        match error {
+            Error::Poisoned => self.writing.end().err().unwrap_or(error),
+            error => error,
         }
-    }
-
-    /// What is written so far goes to the disk.
-    #[cold]
-    fn sync_beside(&mut self) {
-        let Some(last) = self.outputs.last() else {
-            return;
-        };
-        self.sync_at = match &self.syncing {
-            Some(syncing) => {
-                syncing.sync(&last.fresh.segment);
-                last.offset + STEP_BYTES
-            }
-            None => u64::MAX,
-        };
-    }
-
-    /// The entries of all outputs are sorted.
-    fn sort(&mut self) -> Result<()> {
-        // The last, or all.
-        for output in &mut self.outputs[self.sorting..] {
-            self.engine.sort_output(output);
-        }
-        for _ in 0..self.sorting {
-            let sorted = match &self.syncing {
-                Some(syncing) => syncing.sorted(),
-                None => break,
-            };
-            match sorted {
-                Ok((output, entries)) => self.outputs[output].entries = entries,
-                // It failed, and tells why.
-                Err(error) => return Err(self.sync().err().unwrap_or(error)),
-            }
-        }
-        Ok(())
     }
 
     /// Files and names are durable.
     fn sync(&mut self) -> Result<()> {
         let engine = self.engine;
-        match self.syncing.take() {
-            Some(syncing) => syncing.end()?,
-            None => {
-                for output in &self.outputs {
-                    engine.sync_output(output.segment())?;
-                }
+        if !self.writing.end()? {
+            for output in &self.outputs {
+                engine.sync_output(output.segment())?;
             }
         }
         engine.sync_dir()

@@ -3,8 +3,9 @@
 //! The calling thread writes the pairs into merged segments of its own, without the writer section
 //! and seen by nobody, while everybody else reads and writes. Then all of it counts at once:
 //! 1. a MARK takes one LSN from the log: the place of the whole load among all writes;
-//! 2. the pairs are written, in the order they come; whether that order is sorted makes no difference;
-//! 3. outputs are synced as they grow and when they are whole, and their names ([`syncing`]); the log
+//! 2. the pairs are written, many with one call, in the order they come; whether that order is sorted makes
+//!    no difference;
+//! 3. outputs are synced as they grow and when they are whole, and their names ([`writing`]); the log
 //!    is durable up to the load's LSN, so that this LSN is never given out again;
 //! 4. beside the last sync, the index tables of the keys are made aside ([`tables`]), from a snapshot
 //!    and from what writers have changed since;
@@ -24,5 +25,5 @@
 
 mod ingest;
 pub(crate) mod state;
-mod syncing;
 mod tables;
+mod writing;
