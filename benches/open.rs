@@ -1,5 +1,7 @@
 //! How long opening takes, per key: from hint files after a clean close, without them, and after a
-//! process that was killed, each beside what `kvs plan` forecasts. `KVS_BENCH_KEYS` (default one million) sets the size.
+//! process that was killed, each beside what `kvs plan` forecasts; and of a store of one key. The constants
+//! of the forecast are what is printed here: time a key from hints, a byte of log that is read, and of
+//! one key. `KVS_BENCH_KEYS` (default one million) sets the size.
 
 #![allow(clippy::print_stdout)]
 
@@ -10,6 +12,49 @@ use std::time::{Duration, Instant};
 
 use common::{key, median, scale, warm_memory};
 use kvs::{Plan, Store};
+
+/// Copies the files of `from` to the new directory `to`, onto the disk.
+fn copy(from: &Path, to: &Path) {
+    for file in std::fs::read_dir(from).expect("the directory can be read") {
+        let path = file.expect("an entry").path();
+        let copy = to.join(path.file_name().expect("a name"));
+        std::fs::copy(&path, &copy).expect("a file can be copied");
+        let copy = std::fs::File::open(copy).expect("it is there");
+        copy.sync_all().expect("a file can be synced");
+    }
+}
+
+/// Opening what a killed process leaves, for writing: what is read is written again and synced, too.
+fn killed(n: usize, rounds: usize, clean: f64, forecast: Duration) {
+    let [dir, left] = [(), ()].map(|()| tempfile::tempdir().expect("a directory can be made"));
+    let store = Store::open(dir.path()).expect("the store opens");
+    for i in 0..n {
+        store.set(key(i), [i as u8; 100]).expect("set");
+    }
+    copy(dir.path(), left.path());
+    drop(store);
+    let (mut times, mut bytes) = (Vec::new(), 0);
+    for _ in 0..rounds {
+        // Recovery repairs it.
+        let again = tempfile::tempdir().expect("a directory can be made");
+        copy(left.path(), again.path());
+        let start = Instant::now();
+        let store = Store::open(again.path()).expect("the store opens");
+        times.push(start.elapsed().as_secs_f64() * 1e9);
+        bytes = store.recovery().bytes_scanned;
+        assert_eq!(store.len(), n as u64);
+    }
+    let time = median(&times);
+    println!(
+        "{:<24} {:>7.1} ns a key, {:>8.1} ms, forecast {:>8.1} ms",
+        "killed",
+        time / n as f64,
+        time / 1e6,
+        forecast.as_secs_f64() * 1e3
+    );
+    let more = (time - clean).max(0.0) / (bytes as f64).max(1.0);
+    println!("killed: {bytes} bytes of log are read, {more:.2} ns each");
+}
 
 fn main() {
     let scale = scale();
@@ -24,7 +69,7 @@ fn main() {
     let forecast = Plan::new(n as u64, 16, 100)
         .forecast()
         .expect("a small store");
-    let open = |dir: &Path, label: &str, forecast: Option<Duration>| {
+    let open = |dir: &Path, n: usize, label: &str, forecast: Option<Duration>| {
         let mut samples = Vec::new();
         for _ in 0..scale.rounds {
             warm_memory(n * 50 / (1 << 20) + 64);
@@ -42,24 +87,21 @@ fn main() {
             median(&samples),
             median(&samples) * n as f64 / 1e6
         );
+        median(&samples) * n as f64
     };
-    open(dir.path(), "hints", Some(forecast.open_clean));
-    // What a killed process leaves: the store's files while it is open.
-    let killed = tempfile::tempdir().expect("a directory can be made");
-    let store = Store::open(dir.path()).expect("the store opens");
+    let one = tempfile::tempdir().expect("a directory can be made");
+    let store = Store::open(one.path()).expect("the store opens");
     store.set(key(0), [0; 100]).expect("set");
-    for file in std::fs::read_dir(dir.path()).expect("the directory can be read") {
-        let path = file.expect("an entry").path();
-        let name = path.file_name().expect("a name");
-        std::fs::copy(&path, killed.path().join(name)).expect("a file can be copied");
-    }
     store.close().expect("close");
-    open(killed.path(), "killed", Some(forecast.open_killed));
+    let plan = Plan::new(1, 16, 100).forecast().expect("a small store");
+    open(one.path(), 1, "one key", Some(plan.open_clean));
+    let clean = open(dir.path(), n, "hints", Some(forecast.open_clean));
+    killed(n, scale.rounds, clean, forecast.open_killed);
     for file in std::fs::read_dir(dir.path()).expect("the directory can be read") {
         let path = file.expect("an entry").path();
         if path.extension().is_some_and(|e| e == "hint") {
             std::fs::remove_file(path).expect("a hint can be removed");
         }
     }
-    open(dir.path(), "no hints: scan", None);
+    open(dir.path(), n, "no hints: scan", None);
 }

@@ -162,7 +162,7 @@ mod cli {
         assert_eq!(of("segments"), forecast.segments.to_string());
         assert_eq!(of("reserve bytes"), forecast.reserve_bytes.to_string());
         assert_eq!(of("peak disk bytes"), forecast.peak_disk_bytes.to_string());
-        assert_eq!(of("open seconds"), "0.005500");
+        assert_eq!(of("open seconds"), "0.005250");
         let json = run(dir.path(), PLAN.iter().chain(&["--json"]))
             .good()
             .text();
