@@ -228,8 +228,13 @@ impl<F: Fs> Engine<F> {
     }
 
     /// Makes it durable. If that fails the store is poisoned: see [`Segment::sync`].
+    ///
+    /// Its pages were mapped one by one as they were written. The kernel would take the write permission
+    /// of each away by itself, and interrupt all threads each time: a third of a compaction's time.
     pub(crate) fn sync_output(&self, segment: &Segment<F>) -> Result<()> {
+        segment.slot.map().unmap_pages();
         let synced = planted!("output_not_synced", Ok(()), self.sync_segment(segment));
+        segment.slot.map().map_pages();
         synced.map_err(|source| {
             self.upkeep_failed();
             self.io("sync the merged segment", &name::segment(segment.header.id))(source)

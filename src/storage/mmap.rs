@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use memmap2::{Advice, MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 
 use crate::storage::published::Published;
 use crate::storage::window::WindowLease;
@@ -120,6 +120,27 @@ impl Map {
             let _ = self
                 .raw
                 .advise_range(Advice::PopulateWrite, from as usize, len);
+        }
+    }
+
+    /// Forgets which pages this process has mapped; the next look at one maps it again, with the same
+    /// bytes.
+    ///
+    /// Before a sync of much that was stored page by page: the kernel takes the write permission of every
+    /// mapped page away by itself, and tells all other processors of each.
+    pub fn unmap_pages(&self) {
+        // SAFETY: `unchecked_advise` asks that nobody relies on bytes that the advice throws away.
+        // `MADV_DONTNEED` throws none away here: every `Map` is a shared map of a file (`map_raw`,
+        // `map_raw_read_only`), whose stored bytes stay in the file's pages, dirty ones as dirty ones.
+        // The range stays mapped, so slices stay valid: a look at one faults, and finds them.
+        let _ = unsafe { self.raw.unchecked_advise(UncheckedAdvice::DontNeed) };
+    }
+
+    /// Maps the pages of the published bytes, so that nobody who reads them waits for it.
+    pub fn map_pages(&self) {
+        let len = self.published().min(self.len()) as usize;
+        if len > 0 {
+            let _ = self.raw.advise_range(Advice::PopulateRead, 0, len);
         }
     }
 
