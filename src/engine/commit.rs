@@ -135,7 +135,7 @@ impl<F: Fs> Engine<F> {
     fn publish_durable(&self, section: &mut Section<F>, lsn: u64) -> Result<u64> {
         section.durable_lsn = section.durable_lsn.max(lsn);
         while let Some(write) = section.pending.pop_durable(section.durable_lsn) {
-            if let Err(error) = self.publish(section, write.lsn, &write.changes, Vec::new()) {
+            if let Err(error) = self.publish(section, &write) {
                 self.commit.blame(&error);
                 section.pending.put_back(write);
                 self.poison(section);

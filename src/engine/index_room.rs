@@ -5,10 +5,12 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use kvs_format::hash::Fingerprint;
+
 use crate::engine::batch::Batch;
 use crate::engine::core::{Engine, Section};
 use crate::engine::error::{Error, Result};
-use crate::engine::pending::{Change, PendingKey};
+use crate::engine::pending::PendingKey;
 use crate::storage::fs::Fs;
 
 impl<F: Fs> Engine<F> {
@@ -56,24 +58,24 @@ impl<F: Fs> Engine<F> {
         &self,
         section: &Section<F>,
         batch: &Batch,
-        changes: &[Change],
+        fingerprints: &[Fingerprint],
     ) -> Result<()> {
         let sets = || {
-            let operations = batch.operations().zip(changes);
+            let operations = batch.operations().zip(fingerprints);
             operations.filter(|((_, value), _)| value.is_some())
         };
         // If there is room even if all of them are new, nobody need be looked up.
-        let hashes = sets().map(|(_, change)| change.fingerprint.lo);
+        let hashes = sets().map(|(_, fingerprint)| fingerprint.lo);
         if self.check_index_room(section, hashes).is_ok() {
             return Ok(());
         }
         let (mut seen, mut added) = (HashSet::new(), Vec::new());
-        for ((key, _), change) in sets() {
-            let hash = change.fingerprint.lo;
-            if !seen.insert(change.fingerprint) {
+        for ((key, _), fingerprint) in sets() {
+            let hash = fingerprint.lo;
+            if !seen.insert(fingerprint) {
                 continue;
             }
-            let adds = match section.pending.get(change.fingerprint) {
+            let adds = match section.pending.get(*fingerprint) {
                 Some(pending) => PendingKey::set_adds(pending),
                 None => !self.look_up(hash, key)?.is_found(),
             };
@@ -90,7 +92,7 @@ mod tests {
     use super::*;
     use crate::engine::config::Config;
     use crate::engine::options::Options;
-    use crate::engine::pending::PendingWrite;
+    use crate::engine::pending::{Change, PendingWrite};
     use crate::storage::real::RealFs;
 
     /// A key that is stored at level `Sync` is in the index only when it is durable.

@@ -43,8 +43,8 @@ impl<F: Fs> Engine<F> {
 
 /// Asks for the records of all candidates before anybody waits for one of them.
 #[inline]
-pub(crate) fn bring(found: &[Candidates]) {
-    let records = found.iter().flat_map(Candidates::iter);
+pub(crate) fn bring<'a>(found: impl IntoIterator<Item = &'a Candidates>) {
+    let records = found.into_iter().flat_map(Candidates::iter);
     let touched: u8 = records.fold(0, |sum, (word, pin)| sum ^ touch(pin, pin.offset_of(*word)));
     black_box(touched);
 }

@@ -6,6 +6,7 @@
 //! Elsewhere: the bytes (`kvs_format`), files and maps (`storage`), the table (`index`).
 
 pub mod batch;
+mod batched;
 mod bulk;
 pub mod catalog;
 pub mod checkpoint;

@@ -12,11 +12,9 @@ use kvs_format::hash::Fingerprint;
 use kvs_format::name;
 use kvs_format::record::{Draft, Framing, Kind};
 use kvs_format::system::{
-    BATCH_HEAD_RECORD_BYTES, BatchHead, CLOSING_BYTES, FOOTER_RECORD_BYTES, MARK_RECORD_BYTES,
+    FOOTER_RECORD_BYTES, MARK_RECORD_BYTES,
 };
-use kvs_format::{KEY_BYTES_MAX, SEGMENT_BYTES_MAX, VALUE_BYTES_MAX};
-use zerocopy::IntoBytes;
-use zerocopy::byteorder::little_endian::{U32, U64};
+use kvs_format::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 use crate::engine::batch::Batch;
 use crate::engine::bulk::state::IndexChange;
@@ -56,14 +54,14 @@ impl<'a> One<'a> {
 
 /// Where the new version of a key is, for the index and the books.
 #[derive(Clone, Copy)]
-struct New {
-    word: Word,
-    size: u64,
-    expires: bool,
+pub(crate) struct New {
+    pub(crate) word: Word,
+    pub(crate) size: u64,
+    pub(crate) expires: bool,
 }
 
 impl New {
-    fn of(place: &Place, hash: u64) -> Self {
+    pub(crate) fn of(place: &Place, hash: u64) -> Self {
         Self {
             word: place.slot.word(hash, place.offset),
             size: place.size,
@@ -130,16 +128,13 @@ pub(crate) enum Outcome {
     Changed,
 }
 
-/// Operations of a batch for which what was found before the section is kept.
-const EARLY_MAX: usize = 4096;
-
 /// What is left to do for a write that is stored.
 #[must_use]
 pub(crate) struct Stored {
     /// What must be durable before its outcome is told; `None`: nothing.
     pub(crate) ticket: Option<Ticket>,
     /// It found enough garbage to do something about.
-    compact: bool,
+    pub(crate) compact: bool,
 }
 
 /// What is known of a key before the section is entered.
@@ -156,7 +151,7 @@ impl Known {
     }
 
     /// What became of the key's version; `lost` bytes of it: none if it had gone already.
-    fn became(&self, fingerprint: Fingerprint, new: Option<New>, lost: u64) -> IndexChange {
+    pub(crate) fn became(&self, fingerprint: Fingerprint, new: Option<New>, lost: u64) -> IndexChange {
         let old = self.found.filter(|_| lost > 0);
         IndexChange {
             fingerprint,
@@ -166,7 +161,7 @@ impl Known {
     }
 
     /// True if every word under the lock was looked at: then what was found still decides.
-    fn covers<V>(&self, shard: &ShardMut<'_, V>, hash: u64) -> bool {
+    pub(crate) fn covers<V>(&self, shard: &ShardMut<'_, V>, hash: u64) -> bool {
         shard.words(hash).all(|word| self.seen.contains(word))
     }
 }
@@ -174,7 +169,12 @@ impl Known {
 impl<F: Fs> Engine<F> {
     /// The current version of `key` in the index, with everything that was looked at to find it.
     pub(crate) fn look_up(&self, hash: u64, key: &[u8]) -> Result<Known> {
-        let seen = self.candidates(hash);
+        self.known_among(self.candidates(hash), key)
+    }
+
+    /// What is known of `key` by all words that may stand for it.
+    #[inline]
+    pub(crate) fn known_among(&self, seen: Candidates, key: &[u8]) -> Result<Known> {
         let mut found = None;
         for (word, pin) in seen.iter() {
             if let Some(record) = self.matches(pin, *word, key, Checks::Place)? {
@@ -237,7 +237,7 @@ impl<F: Fs> Engine<F> {
 
     /// Waits for what a stored write waits for, and sees to garbage.
     #[inline]
-    fn settle(&self, stored: Stored) -> Result<()> {
+    pub(crate) fn settle(&self, stored: Stored) -> Result<()> {
         if let Some(ticket) = stored.ticket {
             self.wait(ticket)?;
         }
@@ -422,117 +422,6 @@ impl<F: Fs> Engine<F> {
         Ok(ticket)
     }
 
-    fn append_batch(&self, level: Durability, batch: &Batch) -> Result<Option<Ticket>> {
-        let last = batch.len() - 1;
-        let mut drafts = Vec::with_capacity(batch.len());
-        let mut changes: Vec<Change> = Vec::with_capacity(batch.len());
-        let mut bytes = 0;
-        // Each keeps a segment from going: of many the few that may have moved are not worth it.
-        let keeps = level != Durability::Sync && batch.len() <= EARLY_MAX;
-        let mut early = Vec::new();
-        let entries = self.resolve(batch);
-        for &(key, value, expires_at) in &entries {
-            Self::check_sizes(key, value.unwrap_or(&[]))?;
-            let kind = if value.is_some() {
-                Kind::Set
-            } else {
-                Kind::Tombstone
-            };
-            let draft = Draft::new(kind, expires_at, key, value.unwrap_or(&[]))
-                .expect("lengths were checked");
-            bytes += draft.size();
-            drafts.push(draft);
-            let fingerprint = self.hash_key.fingerprint(key);
-            // A damaged old version refuses the batch before anything is written.
-            let known = self.look_up(fingerprint.lo, key)?;
-            changes.push(Change {
-                fingerprint,
-                key: key.into(),
-                new: None,
-                adds: value.is_some() && !known.is_found(),
-            });
-            early.extend(keeps.then_some(known));
-        }
-        let max = SEGMENT_BYTES_MAX
-            - kvs_format::segment::PAGE_BYTES
-            - BATCH_HEAD_RECORD_BYTES
-            - CLOSING_BYTES;
-        let count = u32::try_from(batch.len()).ok().filter(|_| bytes <= max);
-        let Some(count) = count else {
-            return Err(Error::BatchTooLarge { bytes, max });
-        };
-        let head = BatchHead {
-            count: U32::new(count),
-            bytes: U64::new(bytes),
-        };
-        let head_draft = Draft::new(Kind::BatchHead, None, &[], head.as_bytes())
-            .expect("a batch head is within the limits");
-
-        let _fails = FailOnPanic(&self.upkeep);
-        let mut guard = self.section.lock();
-        if let Durability::Interval(_) = level {
-            guard = self.keep_bound(guard)?;
-        }
-        let section = &mut *guard;
-        self.check_writable(section)?;
-        let need = match entries.iter().all(|(_, value, _)| value.is_none()) {
-            true => Need::Removal,
-            false => Need::Values,
-        };
-        if need == Need::Values && self.index_is_nearly_full(section, changes.len() as u64) {
-            self.check_index_for_batch(section, batch, &changes)?;
-        }
-        self.make_room_for(section, head_draft.size() + bytes, need)?;
-        self.append(section, &head_draft, Framing::InBatch, &[], head.as_bytes())?;
-        let mut lsn = 0;
-        let records = entries.into_iter().zip(&drafts).zip(&mut changes);
-        for (i, (((key, value, expires_at), draft), change)) in records.enumerate() {
-            let framing = if i == last {
-                Framing::BatchEnd
-            } else {
-                Framing::InBatch
-            };
-            let offset;
-            (lsn, offset) = self.append(section, draft, framing, key, value.unwrap_or(&[]))?;
-            if value.is_some() {
-                let active = section.active.as_ref().expect("it was appended to");
-                change.new = Some(Place {
-                    slot: Arc::clone(&active.segment.slot),
-                    offset,
-                    size: draft.size(),
-                    expires_at,
-                });
-            }
-        }
-        let joins = changes
-            .iter()
-            .any(|change| section.pending.get(change.fingerprint).is_some());
-        if level != Durability::Sync && !joins {
-            if let Err(error) = self.publish(section, lsn, &changes, early) {
-                self.poison(section);
-                return Err(error);
-            }
-            // Storing a large batch takes its time.
-            let late = match level {
-                Durability::Interval(interval) => {
-                    self.owe_sync(section, interval) || self.is_late(section)
-                }
-                _ => false,
-            };
-            let compact = self.wants_compaction(section);
-            drop(guard);
-            if late {
-                return Ok(Some(Ticket(lsn)));
-            }
-            let ticket = None;
-            self.settle(Stored { ticket, compact })?;
-            return Ok(None);
-        }
-        section.pending.push(PendingWrite { lsn, changes });
-        self.has_pending.store(true, Ordering::Release);
-        Ok(Some(Ticket(lsn)))
-    }
-
     /// Stores one record in the active segment, which has room for it, and makes its bytes readable.
     ///
     /// # Errors
@@ -606,7 +495,7 @@ impl<F: Fs> Engine<F> {
 
     /// Publishes one set or tombstone.
     #[inline]
-    fn publish_one(
+    pub(crate) fn publish_one(
         &self,
         section: &mut Section<F>,
         lsn: u64,
@@ -631,69 +520,6 @@ impl<F: Fs> Engine<F> {
             }
             drop(shard);
             known = self.look_up(hash, key)?;
-        }
-    }
-
-    /// Publishes all `changes` at once: no reader sees some of them. `early` is what was known of each
-    /// when it was last looked up, or empty.
-    pub(crate) fn publish(
-        &self,
-        section: &mut Section<F>,
-        lsn: u64,
-        changes: &[Change],
-        mut early: Vec<Known>,
-    ) -> Result<()> {
-        if let [change] = changes {
-            let hash = change.fingerprint.lo;
-            let known = self.look_up(hash, &change.key)?;
-            let new = change.new.as_ref().map(|place| New::of(place, hash));
-            return self.publish_one(section, lsn, known, hash, &change.key, new);
-        }
-        // Of a key that stands in the write twice, the last one counts.
-        let mut last = std::collections::HashMap::new();
-        for (i, change) in changes.iter().enumerate() {
-            last.insert(change.fingerprint, i);
-        }
-        let mut order: Vec<usize> = last.into_values().collect();
-        order.sort_unstable();
-        loop {
-            let mut known = Vec::with_capacity(order.len());
-            for i in &order {
-                let change = &changes[*i];
-                known.push(match early.get_mut(*i) {
-                    Some(early) => std::mem::take(early),
-                    None => self.look_up(change.fingerprint.lo, &change.key)?,
-                });
-            }
-            // What does not hold any more is looked up again.
-            early.clear();
-            let hash = |i: &usize| changes[*i].fingerprint.lo;
-            let mut shards = self.index.lock_many(order.iter().map(hash));
-            let position = |i: &usize, shards: &[(usize, ShardMut<'_, View>)]| {
-                let shard = self.index.position(hash(i));
-                shards.binary_search_by_key(&shard, |(n, _)| *n)
-            };
-            let covered = order.iter().zip(&known).all(|(i, known)| {
-                position(i, &shards).is_ok_and(|at| known.covers(&shards[at].1, hash(i)))
-            });
-            if !covered {
-                continue;
-            }
-            for (i, known) in order.iter().zip(&known) {
-                let at = position(i, &shards).expect("every hash's shard is locked");
-                let new = changes[*i].new.as_ref();
-                let new = new.map(|place| New::of(place, hash(i)));
-                let lost = apply(&mut shards[at].1, known, new);
-                section.dead += lost;
-                section.dead -= new.map_or(0, |new| new.size);
-                if !section.loads.is_empty() {
-                    let change = known.became(changes[*i].fingerprint, new, lost);
-                    section.loads.note(lsn, change);
-                }
-            }
-            drop(shards);
-            self.index_changed();
-            return Ok(());
         }
     }
 
@@ -738,7 +564,7 @@ impl<F: Fs> Engine<F> {
 
 /// Puts `new` in the place of the version that `known` found; returns the bytes that became garbage.
 #[inline]
-fn apply(shard: &mut ShardMut<'_, View>, known: &Known, new: Option<New>) -> u64 {
+pub(crate) fn apply(shard: &mut ShardMut<'_, View>, known: &Known, new: Option<New>) -> u64 {
     let mut lost = 0;
     let mut replaced = false;
     if let Some((old, found)) = &known.found {
