@@ -44,6 +44,38 @@ const AUTH_TRIES_MAX: u32 = 10;
 /// Bytes that a transaction may queue.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
 
+/// A request, and what is known of its command: looked up once.
+#[derive(Clone, Copy)]
+struct Request<'a> {
+    args: &'a [&'a [u8]],
+    /// `None`: nobody knows the command.
+    spec: Option<&'static Spec>,
+    /// See [`is_long`].
+    is_long: bool,
+}
+
+impl<'a> Request<'a> {
+    fn new(args: &'a [&'a [u8]]) -> Self {
+        let spec = lookup(args[0]);
+        Self {
+            args,
+            spec,
+            is_long: spec.is_some_and(|spec| is_long(spec.name)),
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        self.spec.map_or("unknown", |spec| spec.name)
+    }
+
+    /// Its keys.
+    fn keys(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let args = self.args;
+        let positions = self.spec.map(|spec| spec.key_positions(args.len()));
+        positions.into_iter().flatten().map(move |at| args[at])
+    }
+}
+
 /// What is to be done next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
@@ -290,11 +322,12 @@ impl<E: Engine> Session<E> {
                 }
             }
         }
-        let whole: Vec<&[&[u8]]> = requests.iter().map(|(at, _)| &args[at.clone()]).collect();
+        let request = |(at, _): &(Range<usize>, usize)| Request::new(&args[at.clone()]);
+        let whole: Vec<Request<'_>> = requests.iter().map(request).collect();
         let mut ran = 0;
         // A command that takes long runs alone: it holds up nobody who waits for a key of its
         // neighbours.
-        for run in whole.chunk_by(|a, b| !is_long(a) && !is_long(b)) {
+        for run in whole.chunk_by(|a, b| !a.is_long && !b.is_long) {
             let done = self.run(run);
             ran += done;
             if self.state.closing || done < run.len() || self.waiting.is_some() {
@@ -344,10 +377,10 @@ impl<E: Engine> Session<E> {
 
     /// Runs `requests` until the replies are large, at least one; appends what they change, puts their
     /// replies into the output as soon as they may be told, and returns how many it were.
-    fn run(&mut self, requests: &[&[&[u8]]]) -> usize {
+    fn run(&mut self, requests: &[Request<'_>]) -> usize {
         let mut stripes = self.stripes(requests);
         let writes = self.shared.options.writes_wait && !stripes.is_empty() && !self.defers;
-        if !writes && !requests.iter().any(|request| is_long(request)) {
+        if !writes && !requests.iter().any(|request| request.is_long) {
             return self.run_here(requests, &mut stripes);
         }
         let mut ran = 0;
@@ -355,7 +388,7 @@ impl<E: Engine> Session<E> {
         ran
     }
 
-    fn run_here(&mut self, requests: &[&[&[u8]]], stripes: &mut Vec<usize>) -> usize {
+    fn run_here(&mut self, requests: &[Request<'_>], stripes: &mut Vec<usize>) -> usize {
         let shared = Arc::clone(&self.shared);
         let engine = &shared.engine;
         let batches = engine.supports(Operation::Batch);
@@ -363,14 +396,21 @@ impl<E: Engine> Session<E> {
         let mut view = View::new(engine, !stripes.is_empty());
         let mut replies = Replies::with_capacity(requests.len());
         let mut reply_bytes = 0;
+        // Whoever lists the clients is told the first, then the last of a run, and himself the truth.
+        let client = Arc::clone(&self.state.client);
+        let tell = |request: &Request<'_>| *client.last.lock() = request.name();
+        requests.first().inspect(|first| tell(first));
         for request in requests {
-            if request[0].eq_ignore_ascii_case(b"watch") && view.changed() > 0 {
+            if request.name() == "client" {
+                tell(request);
+            }
+            if request.name() == "watch" && view.changed() > 0 {
                 // What was changed before is no change of what is watched from here on.
                 append(&mut view, &mut held, &mut replies);
             }
             let reply = self.state.answer(request, &shared, &mut view, &mut held);
             let mode = self.state.mode;
-            if mode == ReplyMode::Skip && !is_reply_skip(request) {
+            if mode == ReplyMode::Skip && !is_reply_skip(request.args) {
                 self.state.mode = ReplyMode::On;
             }
             reply_bytes += size(&reply);
@@ -392,6 +432,10 @@ impl<E: Engine> Session<E> {
         drop(held);
         self.parser.set_limits(self.limits());
         let ran = replies.list.len();
+        requests
+            .get(1..ran)
+            .and_then(<[_]>::last)
+            .inspect(|last| tell(last));
         shared.counters.add(|c| &c.commands, ran as u64);
         match view.ticket() {
             None => self.send(replies, None),
@@ -420,37 +464,32 @@ impl<E: Engine> Session<E> {
     ///
     /// Also of those that it only reads: whoever writes and then reads must not miss what another, who
     /// does the same the other way round, has written.
-    fn stripes(&self, requests: &[&[&[u8]]]) -> Vec<usize> {
+    fn stripes(&self, requests: &[Request<'_>]) -> Vec<usize> {
         let locks = &self.shared.locks;
         let mut stripes = Vec::new();
         let mut transaction = self.state.queue.is_some();
         let mut alone = true;
-        let mut add = |spec: &Spec, request: &[&[u8]]| {
-            let keys = spec.key_positions(request.len());
-            stripes.extend(keys.map(|at| locks.stripe(request[at])));
-        };
         for request in requests {
-            let Some(spec) = lookup(request[0]) else {
+            let Some(spec) = request.spec else {
                 continue;
             };
             transaction |= spec.name == "multi";
-            let several = spec.key_positions(request.len()).nth(1).is_some();
+            let several = request.keys().nth(1).is_some();
             alone &= !(spec.writes || several || spec.name == "watch");
         }
         if alone && !transaction {
             return stripes;
         }
+        let of = |request: Request<'_>, stripes: &mut Vec<usize>| {
+            stripes.extend(request.keys().map(|key| locks.stripe(key)));
+        };
         for request in requests {
-            if let Some(spec) = lookup(request[0]) {
-                add(spec, request);
-            }
+            of(*request, &mut stripes);
         }
         if transaction {
             for request in self.state.queue.iter().flat_map(|queue| &queue.requests) {
                 let request: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
-                if let Some(spec) = lookup(request[0]) {
-                    add(spec, &request);
-                }
+                of(Request::new(&request), &mut stripes);
             }
             let watched = self.state.watched.iter();
             stripes.extend(watched.map(|key| locks.stripe(key)));
@@ -520,9 +559,8 @@ impl<E: Engine> Replies<E> {
     }
 }
 
-/// Whether a command may take long on a large store.
-fn is_long(request: &[&[u8]]) -> bool {
-    let name = lookup(request[0]).map_or("", |spec| spec.name);
+/// Whether the command of this name may take long on a large store.
+fn is_long(name: &str) -> bool {
     name.starts_with("kvs.") && name != "kvs.cas" || matches!(name, "keys" | "randomkey" | "scan")
 }
 
@@ -564,14 +602,13 @@ impl State {
     /// The answer to one request.
     fn answer<E: Engine>(
         &mut self,
-        request: &[&[u8]],
+        request: &Request<'_>,
         shared: &Shared<E>,
         view: &mut View<'_, E>,
         held: &mut Held<'_>,
     ) -> ReplyOf<E> {
-        let spec = lookup(request[0]);
-        let name = spec.map_or("unknown", |spec| spec.name);
-        *self.client.last.lock() = name;
+        let (spec, name) = (request.spec, request.name());
+        let request = request.args;
         if !self.trusted && !matches!(name, "auth" | "hello" | "quit" | "reset") {
             return Reply::Error(NO_AUTH.into());
         }
@@ -580,7 +617,7 @@ impl State {
             self.spoil();
             return unsupported(view.engine, operation);
         }
-        let command = match Command::parse(request) {
+        let command = match Command::parse_as(spec, request) {
             Ok(command) => command,
             // Redis looks at names and numbers of arguments when it queues, at the rest when it runs.
             Err(error) => {

@@ -53,6 +53,9 @@ pub struct View<'a, E> {
     /// Reads see what is appended and not durable yet.
     deep: bool,
     changes: HashMap<Vec<u8>, Option<Changed>>,
+    /// Changes that nobody has asked about yet: all of them, or none if there are others. A burst that
+    /// sets and does not look needs no more.
+    blind: Batch,
     /// What the answers since this was last asked rest on.
     rests: Rests,
     /// The last of what must be waited for.
@@ -75,6 +78,7 @@ impl<'a, E: Engine> View<'a, E> {
             engine,
             deep,
             changes: HashMap::new(),
+            blind: Batch::new(),
             rests: Rests::default(),
             ticket: None,
         }
@@ -116,16 +120,36 @@ impl<'a, E: Engine> View<'a, E> {
         }
     }
 
-    /// How many keys are changed.
+    /// How many changes there are, at most one of each key that somebody has looked at.
     pub fn changed(&self) -> usize {
-        self.changes.len()
+        self.changes.len() + self.blind.len()
     }
 
     pub fn changed_keys(&self) -> impl Iterator<Item = &[u8]> {
-        self.changes.keys().map(Vec::as_slice)
+        let blind = self.blind.operations().map(|(key, _)| key);
+        self.changes.keys().map(Vec::as_slice).chain(blind)
+    }
+
+    /// Makes changes that can be looked at of those that could not.
+    fn look(&mut self) {
+        if self.blind.is_empty() {
+            return;
+        }
+        for (key, value, expiry) in std::mem::take(&mut self.blind).entries() {
+            let ends = match expiry {
+                Some(Expiry::At(ms)) => Some(ms),
+                Some(Expiry::Never) | None => None,
+            };
+            let changed = value.map(|value| Changed {
+                value: value.to_vec(),
+                ends,
+            });
+            self.changes.insert(key.to_vec(), changed);
+        }
     }
 
     pub fn get(&mut self, key: &[u8]) -> EngineResult<Option<Found<E::Value>>> {
+        self.look();
         if !self.changes.is_empty()
             && let Some(change) = self.changes.get(key)
         {
@@ -136,6 +160,7 @@ impl<'a, E: Engine> View<'a, E> {
     }
 
     pub fn contains(&mut self, key: &[u8]) -> EngineResult<bool> {
+        self.look();
         if !self.changes.is_empty()
             && let Some(change) = self.changes.get(key)
         {
@@ -146,7 +171,7 @@ impl<'a, E: Engine> View<'a, E> {
     }
 
     /// Stores a value that lives as long as values do of which nothing is said.
-    pub fn set(&mut self, key: &[u8], value: Vec<u8>) -> EngineResult<()> {
+    pub fn set(&mut self, key: &[u8], value: impl Into<Vec<u8>> + AsRef<[u8]>) -> EngineResult<()> {
         let ttl = self.engine.default_ttl_ms();
         let ends = ttl.map(|ttl| self.engine.now_ms().saturating_add(ttl));
         self.set_ending(key, value, ends)
@@ -155,6 +180,7 @@ impl<'a, E: Engine> View<'a, E> {
     /// As [`View::get`], with when the value ends (`None`: never), from one look: between two of them
     /// time may pass.
     pub fn get_ending(&mut self, key: &[u8]) -> EngineResult<Option<Ending<E::Value>>> {
+        self.look();
         if let Some(change) = self.changes.get(key) {
             self.rests.on_changes = true;
             let found = |changed: Changed| (Found::Changed(changed.value), changed.ends);
@@ -170,7 +196,7 @@ impl<'a, E: Engine> View<'a, E> {
     pub fn set_in_place(
         &mut self,
         key: &[u8],
-        value: Vec<u8>,
+        value: impl Into<Vec<u8>> + AsRef<[u8]>,
         seen: Option<Option<u64>>,
     ) -> EngineResult<()> {
         match seen {
@@ -180,13 +206,14 @@ impl<'a, E: Engine> View<'a, E> {
     }
 
     /// Stores a value that ends when the one before did.
-    pub fn set_keeping(&mut self, key: &[u8], value: Vec<u8>) -> EngineResult<()> {
+    pub fn set_keeping(&mut self, key: &[u8], value: &[u8]) -> EngineResult<()> {
         let ends = self.ends(key)?;
         self.set_in_place(key, value, ends)
     }
 
     /// When the value of `key` ends: `None` if it has none, `Some(None)` if it never does.
     pub fn ends(&mut self, key: &[u8]) -> EngineResult<Option<Option<u64>>> {
+        self.look();
         if let Some(change) = self.changes.get(key) {
             self.rests.on_changes = true;
             return Ok(change.as_ref().map(|changed| changed.ends));
@@ -207,7 +234,7 @@ impl<'a, E: Engine> View<'a, E> {
     pub fn set_ending(
         &mut self,
         key: &[u8],
-        value: Vec<u8>,
+        value: impl Into<Vec<u8>> + AsRef<[u8]>,
         ends: Option<u64>,
     ) -> EngineResult<()> {
         let max = self.engine.key_bytes_max();
@@ -221,6 +248,12 @@ impl<'a, E: Engine> View<'a, E> {
             self.remove(key)?;
             return Ok(());
         }
+        if self.changes.is_empty() && self.engine.supports(Operation::Batch) {
+            let expiry = ends.map_or(Expiry::Never, Expiry::At);
+            self.blind.set_with_expiry(key, value, expiry);
+            return Ok(());
+        }
+        let value = value.into();
         self.changes
             .insert(key.to_vec(), Some(Changed { value, ends }));
         Ok(())
@@ -236,6 +269,7 @@ impl<'a, E: Engine> View<'a, E> {
     }
 
     pub fn len(&mut self) -> EngineResult<u64> {
+        self.look();
         self.settle()?;
         let mut len = self.engine.len()?;
         for (key, change) in &self.changes {
@@ -255,6 +289,7 @@ impl<'a, E: Engine> View<'a, E> {
         prefix: &[u8],
         visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
     ) -> EngineResult<()> {
+        self.look();
         self.settle()?;
         let mut go_on = ControlFlow::Continue(());
         let changes = &self.changes;
@@ -286,6 +321,7 @@ impl<'a, E: Engine> View<'a, E> {
         count: u64,
         visit: &mut dyn FnMut(&[u8]),
     ) -> EngineResult<u64> {
+        self.look();
         self.settle()?;
         let changes = &self.changes;
         let next = self.engine.scan_from(cursor, count, &mut |key| {
@@ -321,20 +357,23 @@ impl<'a, E: Engine> View<'a, E> {
             }
             return Ok(false);
         }
-        if changes.is_empty() {
+        let ticket = if !self.blind.is_empty() {
+            self.engine.append(&self.blind)?
+        } else if !changes.is_empty() {
+            let mut batch = Batch::new();
+            for (key, change) in changes {
+                match change {
+                    Some(Changed { value, ends }) => {
+                        let expiry = ends.map_or(Expiry::Never, Expiry::At);
+                        batch.set_with_expiry(key, value, expiry)
+                    }
+                    None => batch.remove(key),
+                };
+            }
+            self.engine.append(&batch)?
+        } else {
             return Ok(false);
-        }
-        let mut batch = Batch::new();
-        for (key, change) in changes {
-            match change {
-                Some(Changed { value, ends }) => {
-                    let expiry = ends.map_or(Expiry::Never, Expiry::At);
-                    batch.set_with_expiry(key, value, expiry)
-                }
-                None => batch.remove(key),
-            };
-        }
-        let ticket = self.engine.append(&batch)?;
+        };
         self.ticket = self.ticket.max(ticket);
         Ok(ticket.is_some())
     }
@@ -342,5 +381,6 @@ impl<'a, E: Engine> View<'a, E> {
     /// Forgets the changes.
     pub fn clear(&mut self) {
         self.changes.clear();
+        self.blind = Batch::new();
     }
 }

@@ -20,8 +20,14 @@ impl<'a> Command<'a> {
     /// # Errors
     /// A [`CommandError`] in Redis' words.
     pub fn parse(args: &[&'a [u8]]) -> Result<Self> {
+        let spec = args.first().and_then(|name| lookup(name));
+        Self::parse_as(spec, args)
+    }
+
+    /// As [`Command::parse`], for whoever has looked the name up already.
+    pub(crate) fn parse_as(spec: Option<&'static Spec>, args: &[&'a [u8]]) -> Result<Self> {
         let (name, rest) = args.split_first().ok_or(CommandError::Syntax)?;
-        let Some(spec) = lookup(name) else {
+        let Some(spec) = spec else {
             return Err(unknown(name, rest));
         };
         if !spec.takes(args.len()) {

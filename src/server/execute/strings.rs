@@ -42,7 +42,7 @@ pub fn set<E: Engine>(view: &mut View<'_, E>, set: &Set<'_>) -> Answer<E> {
 }
 
 fn store<E: Engine>(view: &mut View<'_, E>, set: &Set<'_>) -> Result<(), EngineError> {
-    let value = set.value.to_vec();
+    let value = set.value;
     match set.ttl {
         Ttl::Default => view.set(set.key, value),
         Ttl::Keep => view.set_keeping(set.key, value),
@@ -57,7 +57,7 @@ fn store<E: Engine>(view: &mut View<'_, E>, set: &Set<'_>) -> Result<(), EngineE
 pub fn set_nx<E: Engine>(view: &mut View<'_, E>, key: &[u8], value: &[u8]) -> Answer<E> {
     let absent = !view.contains(key)?;
     if absent {
-        view.set(key, value.to_vec())?;
+        view.set(key, value)?;
     }
     Ok(Reply::flag(absent))
 }
@@ -84,7 +84,7 @@ pub fn get_ex<E: Engine>(view: &mut View<'_, E>, key: &[u8], ttl: Ttl) -> Answer
         Ttl::Expire(expire) => Some(absolute(expire, view.engine.now_ms())),
     };
     if ends != old {
-        view.set_ending(key, found.bytes().to_vec(), ends)?;
+        view.set_ending(key, found.bytes(), ends)?;
     }
     Ok(value::<E>(Some(found)))
 }
@@ -116,7 +116,7 @@ fn set_pairs<E: Engine>(view: &mut View<'_, E>, pairs: &[&[u8]]) -> Result<(), E
         return Err(crate::Error::KeyTooLong { len, max }.into());
     }
     for pair in pairs.chunks_exact(2) {
-        view.set(pair[0], pair[1].to_vec())?;
+        view.set(pair[0], pair[1])?;
     }
     Ok(())
 }
@@ -291,7 +291,7 @@ pub fn cas<E: Engine>(view: &mut View<'_, E>, cas: &Cas<'_>) -> Answer<E> {
     let equal = old.as_ref().map(|old| old.bytes()) == cas.expected;
     if equal {
         match cas.new {
-            Some(new) => view.set(cas.key, new.to_vec())?,
+            Some(new) => view.set(cas.key, new)?,
             None => drop(view.remove(cas.key)?),
         }
     }
