@@ -11,9 +11,7 @@ use std::sync::atomic::Ordering;
 use kvs_format::hash::Fingerprint;
 use kvs_format::name;
 use kvs_format::record::{Draft, Framing, Kind};
-use kvs_format::system::{
-    FOOTER_RECORD_BYTES, MARK_RECORD_BYTES,
-};
+use kvs_format::system::{FOOTER_RECORD_BYTES, MARK_RECORD_BYTES};
 use kvs_format::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 use crate::engine::batch::Batch;
@@ -151,7 +149,12 @@ impl Known {
     }
 
     /// What became of the key's version; `lost` bytes of it: none if it had gone already.
-    pub(crate) fn became(&self, fingerprint: Fingerprint, new: Option<New>, lost: u64) -> IndexChange {
+    pub(crate) fn became(
+        &self,
+        fingerprint: Fingerprint,
+        new: Option<New>,
+        lost: u64,
+    ) -> IndexChange {
         let old = self.found.filter(|_| lost > 0);
         IndexChange {
             fingerprint,

@@ -136,8 +136,8 @@ impl Marks {
     /// Of a store with this much that is alive.
     pub fn of(live: u64) -> Self {
         Self {
-            begin: (live / 4).max(GARBAGE_BYTES_MIN),
-            hurry: (live / 8 * 3).max(GARBAGE_BYTES_MIN * 8),
+            begin: (live / 8 * 3).max(GARBAGE_BYTES_MIN),
+            hurry: (live / 16 * 7).max(GARBAGE_BYTES_MIN * 8),
             brake: (live / 2).max(BRAKE_BYTES_MIN),
         }
     }
