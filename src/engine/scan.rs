@@ -17,6 +17,9 @@ use crate::storage::fs::FsFile;
 /// Bytes read at a time: small enough to stay in a core's cache between copy and checksum.
 const CHUNK_BYTES: usize = 256 << 10;
 
+/// Records shown together: a chunk of small pairs. After a large record the chunk is larger.
+const TOGETHER_MAX: usize = 2048;
+
 /// Walks the records that `scanner` accepts; returns where and why it stopped.
 ///
 /// Memory: one chunk, or one record if that is larger; never more than the file's length.
@@ -28,45 +31,71 @@ pub fn walk<F: FsFile, E: From<io::Error>>(
     scanner: &mut Scanner,
     mut visit: impl FnMut(&RecordRef<'_>) -> Result<(), E>,
 ) -> Result<Stop, E> {
+    walk_together(file, scanner, |records| {
+        records.iter().try_for_each(&mut visit)
+    })
+}
+
+/// As [`walk`], and shows the records of a chunk together, some thousand at most; half of a batch may be
+/// among them.
+///
+/// # Errors
+/// As [`walk`].
+pub fn walk_together<F: FsFile, E: From<io::Error>>(
+    file: &F,
+    scanner: &mut Scanner,
+    mut visit: impl FnMut(&[RecordRef<'_>]) -> Result<(), E>,
+) -> Result<Stop, E> {
     let mut buffer: Vec<u8> = vec![0; CHUNK_BYTES];
     // Bytes `start..end` of the buffer are the file's from the scanner's offset on.
     let (mut start, mut end) = (0, 0);
     let mut at_end = false;
     loop {
-        match scanner.step(&buffer[start..end]) {
-            Step::Record(record) => {
-                visit(&record)?;
-                start += record.header.size() as usize;
+        let mut records = Vec::new();
+        let mut need = None;
+        while need.is_none() && records.len() < TOGETHER_MAX {
+            match scanner.step(&buffer[start..end]) {
+                Step::Record(record) => {
+                    start += record.header.size() as usize;
+                    records.push(record);
+                }
+                Step::Stop(stop) => {
+                    visit(&records)?;
+                    return Ok(stop);
+                }
+                Step::NeedMore(bytes) => need = Some(bytes),
             }
-            Step::Stop(stop) => return Ok(stop),
-            Step::NeedMore(need) => {
-                let have = end - start;
-                if at_end {
-                    // The file ends inside the limit: what is not there reads as a stop.
-                    let missing = io::Error::from(io::ErrorKind::UnexpectedEof);
-                    return Err(E::from(missing));
+        }
+        visit(&records)?;
+        drop(records);
+        let Some(need) = need else {
+            continue;
+        };
+        let have = end - start;
+        if at_end {
+            // The file ends inside the limit: what is not there reads as a stop.
+            let missing = io::Error::from(io::ErrorKind::UnexpectedEof);
+            return Err(E::from(missing));
+        }
+        buffer.copy_within(start..end, 0);
+        (start, end) = (0, have);
+        let want = (need as usize).max(CHUNK_BYTES);
+        if buffer.len() < want {
+            buffer.resize(want, 0);
+        }
+        let mut offset = scanner.offset() + end as u64;
+        while end < buffer.len() {
+            match file.read_at(offset, &mut buffer[end..]) {
+                Ok(0) => {
+                    at_end = true;
+                    break;
                 }
-                buffer.copy_within(start..end, 0);
-                (start, end) = (0, have);
-                let want = (need as usize).max(CHUNK_BYTES);
-                if buffer.len() < want {
-                    buffer.resize(want, 0);
+                Ok(n) => {
+                    end += n;
+                    offset += n as u64;
                 }
-                let mut offset = scanner.offset() + end as u64;
-                while end < buffer.len() {
-                    match file.read_at(offset, &mut buffer[end..]) {
-                        Ok(0) => {
-                            at_end = true;
-                            break;
-                        }
-                        Ok(n) => {
-                            end += n;
-                            offset += n as u64;
-                        }
-                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                        Err(error) => return Err(E::from(error)),
-                    }
-                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(E::from(error)),
             }
         }
     }

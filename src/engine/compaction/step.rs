@@ -24,8 +24,8 @@ use crate::engine::options::SEGMENT_BYTES_MAX;
 use crate::engine::pending::Ticket;
 use crate::engine::report::{CompactProgress, CompactReport};
 use crate::engine::reserve::Loan;
-use crate::engine::scan::walk;
-use crate::engine::segment::Segment;
+use crate::engine::scan::walk_together;
+use crate::engine::segment::{Segment, Slot};
 use crate::storage::fs::Fs;
 use crate::storage::location::Word;
 
@@ -39,6 +39,14 @@ struct Over {
 
 /// Index entries taken away before writers get a turn.
 const OVER_TOGETHER: usize = 256;
+
+/// Index entries exchanged in the order of their shards: a handful under each lock, not more.
+const EXCHANGED_TOGETHER: usize = 2048;
+
+/// Whether two of [`Engine::by_shard`] are of one shard.
+fn same_shard(a: &(usize, usize), b: &(usize, usize)) -> bool {
+    a.0 == b.0
+}
 
 /// Why a step was ended before it had changed anything.
 pub(super) enum Halt {
@@ -171,13 +179,12 @@ impl<F: Fs> Engine<F> {
         for victim in victims {
             report.bytes_before += victim.end.length;
             let slot = &victim.segment.slot;
-            self.walk_victim(victim, |record| {
+            let mut visit = |record: &RecordRef<'_>, fingerprint: Fingerprint, is_newest: bool| {
                 pace.read(record.header.size())?;
                 let kind = record.header.kind;
                 if !kind.is_data() {
                     return Ok(());
                 }
-                let fingerprint = self.hash_key.fingerprint(record.key);
                 let lsn = record.header.lsn;
                 let mut bury = |word, content| {
                     let grave = Grave {
@@ -196,13 +203,10 @@ impl<F: Fs> Engine<F> {
                     bury(None, draft);
                     return Ok(());
                 }
-                let old = slot.word(fingerprint.lo, record.offset);
-                let mut is_newest = false;
-                self.index
-                    .candidates(fingerprint.lo, |word, _| is_newest |= word == old);
                 if !is_newest {
                     return Ok(());
                 }
+                let old = slot.word(fingerprint.lo, record.offset);
                 if record.expires_at.is_some_and(|at| at <= now) {
                     // What it may shadow it goes on shadowing, without its value.
                     let tombstone = Draft::new(Kind::Tombstone, None, record.key, &[])
@@ -236,7 +240,19 @@ impl<F: Fs> Engine<F> {
                     .extend(record.expires_at.map(|at| (at, draft.size())));
                 report.records_moved += 1;
                 pace.progress.records_moved += 1;
-                Ok(())
+                Ok::<(), Halt>(())
+            };
+            self.walk_victim(victim, |records| {
+                let of = |record: &RecordRef<'_>| self.hash_key.fingerprint(record.key);
+                let fingerprints: Vec<_> = records.iter().map(of).collect();
+                let newest = self.are_newest(slot, records, &fingerprints);
+                let known = fingerprints.into_iter().zip(newest);
+                records
+                    .iter()
+                    .zip(known)
+                    .try_for_each(|(record, (fingerprint, is_newest))| {
+                        visit(record, fingerprint, is_newest)
+                    })
             })?;
             pace.look()?;
         }
@@ -286,29 +302,58 @@ impl<F: Fs> Engine<F> {
         Ok(report)
     }
 
+    /// Which of `records`, all of one segment, the index names.
+    ///
+    /// It is asked shard by shard. A look into the index is a cache miss; those of one shard are under
+    /// one lock, so the processor has them under way together.
+    fn are_newest(
+        &self,
+        slot: &Slot,
+        records: &[RecordRef<'_>],
+        fingerprints: &[Fingerprint],
+    ) -> Vec<bool> {
+        let mut newest = vec![false; records.len()];
+        let hash = |i: usize| fingerprints[i].lo;
+        for run in self.by_shard(records.len(), hash).chunk_by(same_shard) {
+            let shard = self.index.lock(hash(run[0].1));
+            for (_, i) in run {
+                let word = slot.word(hash(*i), records[*i].offset);
+                newest[*i] = shard.words(hash(*i)).any(|known| known == word);
+            }
+        }
+        newest
+    }
+
+    /// `0..count`, each with the shard of its hash, in the order of the shards.
+    fn by_shard(&self, count: usize, hash: impl Fn(usize) -> u64) -> Vec<(usize, usize)> {
+        let shard = |i: usize| self.index.position(hash(i));
+        let mut order: Vec<_> = (0..count).map(|i| (shard(i), i)).collect();
+        order.sort_unstable();
+        order
+    }
+
     fn walk_victim(
         &self,
         victim: &Victim<F>,
-        mut visit: impl FnMut(&RecordRef<'_>) -> Result<(), Halt>,
+        mut visit: impl FnMut(&[RecordRef<'_>]) -> Result<(), Halt>,
     ) -> Result<(), Halt> {
         if victim.end.length == PAGE_BYTES {
             return Ok(());
         }
         let segment = &victim.segment;
         let mut scanner = Scanner::new(&segment.header, victim.end.length, 0);
-        let stop =
-            walk(&segment.file, &mut scanner, |record| visit(record)).map_err(
-                |halt| match halt {
-                    Halt::Failed(Error::Io { path, source, .. }) if path.as_os_str().is_empty() => {
-                        Halt::Failed(Error::Io {
-                            op: "read the segment",
-                            path: self.fs.path_of(&name::segment(segment.header.id)),
-                            source,
-                        })
-                    }
-                    halt => halt,
-                },
-            )?;
+        let stop = walk_together(&segment.file, &mut scanner, |records| visit(records)).map_err(
+            |halt| match halt {
+                Halt::Failed(Error::Io { path, source, .. }) if path.as_os_str().is_empty() => {
+                    Halt::Failed(Error::Io {
+                        op: "read the segment",
+                        path: self.fs.path_of(&name::segment(segment.header.id)),
+                        source,
+                    })
+                }
+                halt => halt,
+            },
+        )?;
         match stop.reason {
             None if stop.offset == victim.end.length => Ok(()),
             // Damage is not copied into a segment with fresh checks; the inputs stay.
@@ -453,14 +498,19 @@ impl<F: Fs> Engine<F> {
         }
         for output in outputs {
             let slot = &output.fresh.segment.slot;
-            for moved in &output.moved {
-                let new = slot.word(moved.hash, moved.offset);
-                let mut shard = self.index.lock(moved.hash);
-                let newest = || shard.words(moved.hash).next().unwrap_or(moved.old);
-                let old = planted!("exchange_not_exact", newest(), moved.old);
-                if shard.replace(old, new) {
-                    shard.view().slot(moved.old).lose(moved.size, moved.expires);
-                    slot.gain(moved.size, moved.expires);
+            for some in output.moved.chunks(EXCHANGED_TOGETHER) {
+                let order = self.by_shard(some.len(), |i| some[i].hash);
+                for run in order.chunk_by(same_shard) {
+                    let mut shard = self.index.lock(some[run[0].1].hash);
+                    for moved in run.iter().map(|(_, i)| &some[*i]) {
+                        let new = slot.word(moved.hash, moved.offset);
+                        let newest = || shard.words(moved.hash).next().unwrap_or(moved.old);
+                        let old = planted!("exchange_not_exact", newest(), moved.old);
+                        if shard.replace(old, new) {
+                            shard.view().slot(moved.old).lose(moved.size, moved.expires);
+                            slot.gain(moved.size, moved.expires);
+                        }
+                    }
                 }
             }
         }
