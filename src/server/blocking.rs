@@ -157,6 +157,7 @@ pub fn serve<E: Engine, P: ThreadPool>(
             break;
         }
     }
+    shared.over.store(true, Ordering::Relaxed);
     for connection in std::mem::take(&mut *driver.connections.lock()).into_values() {
         let _ = connection.stream.shutdown(Shutdown::Both);
     }

@@ -12,6 +12,14 @@
 //! (`MULTI`, `EXEC`, `WATCH`) are atomic among all connections of one server. Who writes to the
 //! engine beside the server is not kept out of them.
 //!
+//! With a password: a connection is closed after ten wrong ones. After ten wrong ones in a row from one
+//! address, on whatever connections, none of that address is looked at for 250 ms, after the next for
+//! twice as long, up to 16 s; `AUTH` and `HELLO` then answer how long it is still.
+//!
+//! A thread of a blocking driver's pool that runs a burst of durable writes waits for the disk with
+//! it: so many bursts share a sync as the pool has threads. The asynchronous driver waits for all of
+//! them in one thread.
+//!
 //! What an engine lacks answers `-ERR expiry not supported by engine 'sled'` and does not stand in
 //! `COMMAND`; any other command answers Redis' unknown-command error. Both keep the connection.
 //! Patterns have at most 1,024 bytes.
@@ -38,6 +46,7 @@ mod bind;
 mod blocking;
 mod execute;
 mod glob;
+mod guesses;
 mod locks;
 mod options;
 mod patience;

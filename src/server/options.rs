@@ -130,7 +130,8 @@ impl ServerOptions {
     }
 
     /// How long the end of a server waits for commands that run and replies that are being written.
-    /// A command that takes longer goes on in the background, unanswered, with the engine it runs on.
+    /// A command that takes longer goes on in the background, unanswered, with the engine it runs on;
+    /// but `KEYS` and `RANDOMKEY` break off.
     /// Default: 5 s.
     #[must_use]
     pub fn drain_max(mut self, drain: Duration) -> Self {

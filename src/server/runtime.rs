@@ -7,6 +7,7 @@
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
@@ -199,7 +200,9 @@ async fn serve<E: Engine>(engine: E, run: Run) -> Result<()> {
         () = late => {}
     }
     drop(drained);
-    // Not waited for: one that runs a command cannot be interrupted, and drops its connection itself.
+    shared.over.store(true, Ordering::Relaxed);
+    // Not waited for: one that runs a command ends it first, unless it walks over all keys, and drops
+    // its connection itself.
     tasks.abort_all();
     tasks.detach_all();
     waiting(&mut || drop(syncing.take()));

@@ -15,10 +15,11 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::engines::{Engine, EngineError, Operation, Ticket};
 use crate::protocol::command::{Command, ReplyMode, Spec, lookup};
-use crate::protocol::{CommandError, Limits, Output, Reply, RequestParser, Step, Version};
+use crate::protocol::{CommandError, Limits, Output, Reply, RequestParser, Step, Text, Version};
 use crate::server::admin;
 use crate::server::execute::{ReplyOf, engine_error, execute, needs, unsupported};
 use crate::server::locks::{Held, Watch};
@@ -393,7 +394,7 @@ impl<E: Engine> Session<E> {
         let engine = &shared.engine;
         let batches = engine.supports(Operation::Batch);
         let mut held = shared.locks.lock(stripes);
-        let mut view = View::new(engine, !stripes.is_empty());
+        let mut view = View::new(engine, !stripes.is_empty(), &shared.over);
         let mut replies = Replies::with_capacity(requests.len());
         let mut reply_bytes = 0;
         // Whoever lists the clients is told the first, then the last of a run, and himself the truth.
@@ -807,7 +808,7 @@ impl State {
             }
             Command::Auth { user, password } => match self.auth(*user, password, shared) {
                 Ok(()) => Reply::OK,
-                Err(text) => Reply::Error(text.into()),
+                Err(text) => Reply::Error(text),
             },
             Command::Hello(hello) => {
                 let version = match hello.version {
@@ -821,7 +822,7 @@ impl State {
                 if let Some((user, password)) = hello.auth
                     && let Err(text) = self.auth(Some(user), password, shared)
                 {
-                    return Reply::Error(text.into());
+                    return Reply::Error(text);
                 }
                 if !self.trusted {
                     let text =
@@ -853,24 +854,36 @@ impl State {
         user: Option<&[u8]>,
         password: &[u8],
         shared: &Shared<E>,
-    ) -> Result<(), &'static [u8]> {
+    ) -> Result<(), Text> {
         let Some(wanted) = &shared.options.password else {
             // Redis takes any password for a user that has none, but not without the user's name.
             return match user {
                 Some(b"default") => Ok(()),
-                Some(_) => Err(admin::WRONG_PASSWORD),
-                None => Err(admin::NO_PASSWORD),
+                Some(_) => Err(admin::WRONG_PASSWORD.into()),
+                None => Err(admin::NO_PASSWORD.into()),
             };
         };
+        let (peer, now) = (self.client.addr, Instant::now());
         let user = user.is_none_or(|user| user == b"default");
-        if same(wanted, password) && user {
+        let wait = shared.peers.wait(peer, now);
+        if wait.is_none() && same(wanted, password) && user {
             self.trusted = true;
             self.tries = 0;
+            shared.peers.right(peer);
             return Ok(());
         }
         self.tries += 1;
         self.closing |= self.tries >= AUTH_TRIES_MAX;
-        Err(admin::WRONG_PASSWORD)
+        if let Some(wait) = wait {
+            // Not looked at, so it says nothing about the password.
+            let text = format!(
+                "ERR too many wrong passwords: wait {} ms",
+                wait.as_millis() + 1
+            );
+            return Err(text.into_bytes().into());
+        }
+        shared.peers.wrong(peer, now);
+        Err(admin::WRONG_PASSWORD.into())
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use crate::server::guesses::Peers;
 use crate::server::locks::Locks;
 use crate::server::options::ServerOptions;
 
@@ -94,6 +95,10 @@ pub struct Shared<E> {
     pub options: ServerOptions,
     pub locks: Locks,
     pub counters: Counters,
+    /// Who has guessed passwords.
+    pub peers: Peers,
+    /// The server has ended: a command that still runs is to break off as soon as it may.
+    pub over: AtomicBool,
     pub since: Instant,
     /// Bytes of requests and replies that wait in memory.
     buffered_bytes: AtomicUsize,
@@ -110,6 +115,8 @@ impl<E> Shared<E> {
             options,
             locks: Locks::default(),
             counters: Counters::default(),
+            peers: Peers::default(),
+            over: AtomicBool::new(false),
             since: Instant::now(),
             buffered_bytes: AtomicUsize::new(0),
             addr: Mutex::new(None),

@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::engines::{Engine, EngineResult, Operation, SetOptions, Ticket};
 use crate::{Batch, Expiry};
@@ -60,6 +61,8 @@ pub struct View<'a, E> {
     rests: Rests,
     /// The last of what must be waited for.
     ticket: Option<Ticket>,
+    /// The server has ended.
+    over: &'a AtomicBool,
 }
 
 /// What an answer rests on besides what is durable.
@@ -72,8 +75,9 @@ pub struct Rests {
 }
 
 impl<'a, E: Engine> View<'a, E> {
-    /// `deep`: reads see what others have appended; the stripes of all keys are held.
-    pub fn new(engine: &'a E, deep: bool) -> Self {
+    /// `deep`: reads see what others have appended; the stripes of all keys are held. A walk over all
+    /// keys breaks off when the server is `over`.
+    pub fn new(engine: &'a E, deep: bool, over: &'a AtomicBool) -> Self {
         Self {
             engine,
             deep,
@@ -81,6 +85,7 @@ impl<'a, E: Engine> View<'a, E> {
             blind: Batch::new(),
             rests: Rests::default(),
             ticket: None,
+            over,
         }
     }
 
@@ -284,6 +289,9 @@ impl<'a, E: Engine> View<'a, E> {
     }
 
     /// Shows all keys until `visit` breaks off.
+    ///
+    /// # Errors
+    /// What the engine says, and [`crate::Error::Closed`] if the server has ended meanwhile.
     pub fn keys(
         &mut self,
         prefix: &[u8],
@@ -293,13 +301,29 @@ impl<'a, E: Engine> View<'a, E> {
         self.settle()?;
         let mut go_on = ControlFlow::Continue(());
         let changes = &self.changes;
-        self.engine.scan(prefix, &mut |key, _| {
+        // One that has cursors walks in no order of the keys: a prefix would save it nothing, and keep it
+        // from being broken off where no key has it.
+        let asked = match self.engine.supports(Operation::Cursor) {
+            true => &[],
+            false => prefix,
+        };
+        self.engine.scan(asked, &mut |key, _| {
+            if self.over.load(Ordering::Relaxed) {
+                go_on = ControlFlow::Break(());
+                return go_on;
+            }
+            if !key.starts_with(prefix) {
+                return ControlFlow::Continue(());
+            }
             if changes.contains_key(key) {
                 return ControlFlow::Continue(());
             }
             go_on = visit(key);
             go_on
         })?;
+        if self.over.load(Ordering::Relaxed) {
+            return Err(crate::Error::Closed.into());
+        }
         self.rests.on_changes |= !changes.is_empty();
         let new = changes.iter().filter(|(_, change)| change.is_some());
         for (key, _) in new.filter(|(key, _)| key.starts_with(prefix)) {

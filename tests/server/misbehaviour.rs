@@ -113,6 +113,40 @@ fn nothing_is_done_without_the_password() {
 }
 
 #[test]
+fn who_guesses_passwords_has_to_wait_on_every_connection() {
+    for driver in DRIVERS {
+        let _told = Told(*driver);
+        let options = ServerOptions::new().password("secret");
+        let running = start(*driver, in_memory(), options);
+        let wrong = "-WRONGPASS invalid username-password pair or user is disabled.";
+        for _ in 0..2 {
+            let mut client = running.client();
+            for _ in 0..5 {
+                assert_eq!(ask(&mut client, "AUTH guess"), wrong);
+            }
+        }
+        // The right one ends it.
+        assert_eq!(ask(&mut running.client(), "AUTH secret"), "OK");
+        for _ in 0..11 {
+            assert_eq!(ask(&mut running.client(), "AUTH guess"), wrong);
+        }
+        let begun = Instant::now();
+        let mut client = running.client();
+        for command in ["AUTH guess", "AUTH secret", "HELLO 3 AUTH default secret"] {
+            let got = ask(&mut client, command);
+            assert!(
+                got.starts_with("-ERR too many wrong passwords: wait ")
+                    || begun.elapsed() > Duration::from_millis(250),
+                "{command}: {got}"
+            );
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(ask(&mut client, "AUTH secret"), "OK");
+        assert_eq!(ask(&mut client, "PING"), "PONG");
+    }
+}
+
+#[test]
 fn silent_clients_hold_up_nobody() {
     // More than the pool has threads.
     everywhere(|running| {

@@ -9,6 +9,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use gate::Gate;
+use kvs::engines::{Engine, EngineResult, EngineVisitor, Operation, SetOptions, Visit};
 use kvs::server::ServerOptions;
 use kvs::thread_pool::{SharedQueueThreadPool, ThreadPool};
 use kvs::{KvStore, KvsClient, KvsEngine, KvsServer, Result};
@@ -256,7 +257,7 @@ fn nobody_keeps_a_request_open_by_a_byte_now_and_then() {
 /// Like `start`, with one thread; the outcome is told when the server has returned.
 fn start_alone(
     driver: Driver,
-    engine: Gated,
+    engine: impl KvsEngine,
     options: ServerOptions,
 ) -> (
     std::net::SocketAddr,
@@ -308,6 +309,106 @@ fn a_command_that_does_not_end_is_not_waited_for_longer_than_said() {
         let outcome = told.recv_timeout(PATIENCE / 2);
         gate.open();
         outcome.expect("it returns while the command runs").unwrap();
+    }
+}
+
+/// A store whose keys have no end, all of them `key`, and in no order.
+#[derive(Clone)]
+struct Endless {
+    store: KvStore,
+    begun: Arc<AtomicBool>,
+    ended: Arc<AtomicBool>,
+}
+
+impl KvsEngine for Endless {
+    fn set(&self, key: String, value: String) -> Result<()> {
+        self.store.set(key, value)
+    }
+
+    fn get(&self, key: String) -> Result<Option<String>> {
+        self.store.get(key)
+    }
+
+    fn remove(&self, key: String) -> Result<()> {
+        self.store.remove(key)
+    }
+
+    fn visit<V: EngineVisitor>(self, visitor: V) -> V::Output {
+        visitor.visit(self)
+    }
+}
+
+impl Engine for Endless {
+    type Value = kvs::Value;
+
+    fn name(&self) -> &'static str {
+        "endless"
+    }
+
+    fn supports(&self, operation: Operation) -> bool {
+        Engine::supports(&self.store, operation)
+    }
+
+    fn key_bytes_max(&self) -> usize {
+        self.store.key_bytes_max()
+    }
+
+    fn get(&self, key: &[u8]) -> EngineResult<Option<kvs::Value>> {
+        Engine::get(&self.store, key)
+    }
+
+    fn set(&self, key: &[u8], value: &[u8], options: SetOptions) -> EngineResult<()> {
+        Engine::set(&self.store, key, value, options)
+    }
+
+    fn remove(&self, key: &[u8]) -> EngineResult<bool> {
+        Engine::remove(&self.store, key)
+    }
+
+    fn flush(&self) -> EngineResult<()> {
+        Engine::flush(&self.store)
+    }
+
+    fn scan(&self, prefix: &[u8], visit: Visit<'_>) -> EngineResult<()> {
+        self.begun.store(true, Ordering::SeqCst);
+        let begun = Instant::now();
+        while begun.elapsed() < 2 * PATIENCE {
+            if b"key".starts_with(prefix) && visit(b"key", b"").is_break() {
+                self.ended.store(true, Ordering::SeqCst);
+                break;
+            }
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_walk_over_all_keys_breaks_off_when_the_server_has_ended() {
+    for driver in DRIVERS {
+        let _told = Told(*driver);
+        let engine = Endless {
+            store: in_memory(),
+            begun: Arc::default(),
+            ended: Arc::default(),
+        };
+        let (begun, ended) = (Arc::clone(&engine.begun), Arc::clone(&engine.ended));
+        let options = ServerOptions::new().drain_max(Duration::from_millis(100));
+        let (addr, stopper, told) = start_alone(*driver, engine, options);
+        let mut socket = TcpStream::connect(addr).unwrap();
+        // No key is like it: nothing is found that would fill the reply.
+        socket.write_all(&request(&["KEYS", "none*"])).unwrap();
+        let until = |flag: &AtomicBool| {
+            let start = Instant::now();
+            while !flag.load(Ordering::SeqCst) && start.elapsed() < PATIENCE {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            flag.load(Ordering::SeqCst)
+        };
+        assert!(until(&begun), "it walks");
+        stopper.stop();
+        told.recv_timeout(PATIENCE).unwrap().unwrap();
+        assert!(until(&ended), "it walks on without a server");
     }
 }
 
