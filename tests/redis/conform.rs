@@ -264,3 +264,58 @@ fn every_command_refuses_what_redis_refuses_in_the_same_words() {
     );
     assert!(requests.len() >= 400 && same > 2 * lacking);
 }
+
+/// What a transaction sees of itself: as in Redis, all that it has changed so far.
+#[test]
+fn whatever_counts_or_lists_keys_sees_what_its_transaction_has_done() {
+    if !is_there("redis-server") {
+        return;
+    }
+    let (redis, kvs) = (Redis::start(), Kvs::start());
+    let script = [
+        "SET old 1",
+        "SET gone 1",
+        "MULTI",
+        "DBSIZE",
+        "SET new 1",
+        "DBSIZE",
+        "KEYS n*",
+        "DEL gone",
+        "DBSIZE",
+        "KEYS g*",
+        "SCAN 0 MATCH new COUNT 1000",
+        "SCAN 0 MATCH gone COUNT 1000",
+        "EXISTS new gone old",
+        "RENAME old older",
+        "KEYS old*",
+        "DBSIZE",
+        "SET older 2 XX",
+        "SET gone 3 NX",
+        "KEYS gone",
+        "DBSIZE",
+        "DEL new older gone",
+        "DBSIZE",
+        "KEYS *",
+        "RANDOMKEY",
+        "SCAN 0 COUNT 1000",
+        "EXEC",
+        "DBSIZE",
+        "KEYS *",
+    ];
+    for version in ["HELLO 2", "HELLO 3"] {
+        let told = [redis.addr, kvs.addr].map(|addr| {
+            let mut bare = Bare::connect(addr);
+            let mut requests = vec![words(version)];
+            requests.extend(script.iter().map(|line| words(line)));
+            bare.send(&requests);
+            let replies = requests.iter().map(|_| bare.reply().1);
+            // Not the greeting.
+            replies.skip(1).collect::<Vec<_>>()
+        });
+        let [theirs, ours] = &told;
+        for ((line, theirs), ours) in script.iter().zip(theirs).zip(ours) {
+            let (theirs, ours) = (theirs.escape_ascii(), ours.escape_ascii());
+            assert_eq!(ours.to_string(), theirs.to_string(), "{version}, {line}");
+        }
+    }
+}
