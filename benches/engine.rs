@@ -137,6 +137,26 @@ struct Samples {
     scan: Vec<f64>,
     verify_gbs: Vec<f64>,
     index_bytes: f64,
+    /// Part of the mapped log.
+    large_pages: f64,
+}
+
+/// How much of the mapped segments stands behind page-table entries of 2 MiB.
+fn large_pages() -> f64 {
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+    let (mut is_segment, mut all, mut large) = (false, 0.0, 0.0);
+    for line in maps.lines() {
+        let mut words = line.split_whitespace();
+        let first = words.next().unwrap_or_default();
+        let kib = || line.split_whitespace().nth(1)?.parse::<f64>().ok();
+        match first {
+            "Rss:" if is_segment => all += kib().unwrap_or_default(),
+            "FilePmdMapped:" if is_segment => large += kib().unwrap_or_default(),
+            first if !first.ends_with(':') => is_segment = line.ends_with(".seg"),
+            _ => {}
+        }
+    }
+    large / f64::max(all, 1.0)
 }
 
 fn read_all(n: usize, order: &[u32], get: impl Fn(&[u8]) -> u64) -> f64 {
@@ -178,6 +198,7 @@ fn round(n: usize, seed: u64, samples: &mut Samples) {
         }
     })));
     samples.index_bytes = store.stats().index_bytes as f64 / n as f64;
+    samples.large_pages = large_pages();
 
     let get_order = shuffled(n, seed ^ 1);
     let from_map = |key: &[u8]| map.read().get(key).map_or(0, |v| sum(v));
@@ -325,9 +346,10 @@ fn table() {
     println!("{}", row("iterate, a pair", &s.iterate, None));
     println!("{}", row("scan, 100 at a time, a key", &s.scan, None));
     println!(
-        "verify: {:.2} GB/s, index: {:.1} bytes a key",
+        "verify: {:.2} GB/s, index: {:.1} bytes a key, behind 2 MiB page-table entries: {:.0} % of the log",
         common::median(&s.verify_gbs),
-        s.index_bytes
+        s.index_bytes,
+        100.0 * s.large_pages
     );
 }
 

@@ -162,6 +162,8 @@ pub struct Active<F: Fs> {
     pub(crate) ahead: Ahead,
     /// Offset up to which a hint file covers it.
     pub(crate) hinted: u64,
+    /// Its successor has been asked for.
+    pub(crate) next_asked: bool,
 }
 
 impl<F: Fs> Engine<F> {

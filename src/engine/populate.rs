@@ -60,6 +60,11 @@ impl Ahead {
         }
     }
 
+    /// Asks again a step later.
+    pub(crate) fn put_off(&mut self, offset: u64) {
+        self.at = offset + STEP_BYTES;
+    }
+
     /// The next range to bring in, when the writer has got to `offset` of `capacity`.
     fn next(&mut self, offset: u64, capacity: u64) -> (u64, u64) {
         let from = self.asked.max(offset);

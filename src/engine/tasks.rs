@@ -40,7 +40,11 @@ pub(crate) struct HintJob {
 }
 
 pub(crate) enum Task<F: Fs> {
-    Prepare { bytes: u64, stored: u64 },
+    Prepare {
+        bytes: u64,
+        stored: u64,
+        large: bool,
+    },
     Seal(SealJob<F>),
     Hint(HintJob),
 }

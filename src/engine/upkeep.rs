@@ -33,6 +33,7 @@ use crate::engine::segment::{Segment, Slot};
 use crate::engine::tasks::{FailOnPanic, Fresh, HintJob, SealJob, Task};
 use crate::storage::error::StorageError;
 use crate::storage::fs::{Access, Fs, FsFile};
+use crate::storage::mmap::LARGE_BYTES;
 
 /// Bytes below which a segment is not made smaller to fit a disk that is nearly full.
 pub(crate) const SHRINKING_BYTES_MIN: u64 = 1 << 20;
@@ -107,11 +108,17 @@ impl<F: Fs> Engine<F> {
     }
 
     /// Creates a segment of `capacity` bytes: file, header and name durable; a log segment ADDed.
+    /// `large`: it will be synced seldom while it is filled, so large pages are worth their syncs.
     ///
     /// # Errors
     /// [`Error::DiskFull`], [`Error::StoreFull`] or [`Error::Io`] before anything counts; what was
     /// created is removed again. A failed sync is final.
-    pub(crate) fn create_segment(&self, kind: SegmentKind, capacity: u64) -> Result<Fresh<F>> {
+    pub(crate) fn create_segment(
+        &self,
+        kind: SegmentKind,
+        capacity: u64,
+        large: bool,
+    ) -> Result<Fresh<F>> {
         let lease = self.windows.lease(capacity).ok_or(Error::StoreFull)?;
         let id = {
             let mut manifest = self.manifest.lock();
@@ -134,10 +141,16 @@ impl<F: Fs> Engine<F> {
         let made = (|| {
             file.allocate(capacity)
                 .map_err(self.io("allocate the segment", &name))?;
+            let maps = file
+                .map(capacity, Access::ReadWrite)
+                .map_err(self.io("map the segment", &name))?;
+            if large {
+                // Before the header: a page that is there keeps the first piece small.
+                file.keep_large(&maps.0);
+            }
             file.write_at(0, &header.encode())
                 .map_err(self.io("write the segment header", &name))?;
-            file.map(capacity, Access::ReadWrite)
-                .map_err(self.io("map the segment", &name))
+            Ok(maps)
         })();
         let (map, writer) = match made {
             Ok(maps) => maps,
@@ -248,6 +261,7 @@ impl<F: Fs> Engine<F> {
             payload,
             ahead: Ahead::new(self.config.populates(), resumable.offset),
             hinted: resumable.hinted,
+            next_asked: false,
         });
         Ok(())
     }
@@ -290,6 +304,7 @@ impl<F: Fs> Engine<F> {
             true => (least + RESCUE_BYTES).min(usual),
             false => usual,
         };
+        let large = self.fills_fast(section);
         let prepared = {
             let mut state = self.upkeep.state.lock();
             while state.preparing && !self.upkeep.has_failed() {
@@ -310,23 +325,23 @@ impl<F: Fs> Engine<F> {
             // Log segments are activated in the order of their ids: one that is too small goes.
             Some(fresh) => {
                 self.discard(fresh)?;
-                self.create_log(capacity, least)
+                self.create_log(capacity, least, large)
             }
             None => {
                 // What it costs is wanted most when there is no room for it any more.
                 if !self.config.threads {
                     self.keep_reserve_of(ended + active);
                 }
-                self.create_log(capacity, least)
+                self.create_log(capacity, least, large)
             }
         }
     }
 
     /// A log segment of `capacity` bytes, or of less if the disk has no more, down to `least`.
-    fn create_log(&self, mut capacity: u64, least: u64) -> Result<Fresh<F>> {
+    fn create_log(&self, mut capacity: u64, least: u64, large: bool) -> Result<Fresh<F>> {
         loop {
             let smaller = (capacity / 2).next_multiple_of(4096);
-            match self.create_segment(SegmentKind::Log, capacity) {
+            match self.create_segment(SegmentKind::Log, capacity, large) {
                 Err(Error::DiskFull { .. })
                     if self.config.segment_bytes.is_none()
                         && smaller >= least.max(SHRINKING_BYTES_MIN) =>
@@ -395,6 +410,15 @@ impl<F: Fs> Engine<F> {
         self.config.durability == Durability::Sync || (groups - before) as f64 > 10.0 * seconds
     }
 
+    /// True if, in the active segment so far, a sync had [`LARGE_BYTES`] to write or more: then pages
+    /// that are dirty as a whole, and some ahead of the writer, cost syncs little.
+    pub(crate) fn fills_fast(&self, section: &Section<F>) -> bool {
+        let (_, before) = section.activated;
+        let syncs = self.commit.groups() - before;
+        let written = section.active.as_ref().map_or(0, |active| active.offset);
+        self.config.populates() && written >= syncs.saturating_mul(LARGE_BYTES)
+    }
+
     /// Shows the segment to readers and begins it with a LINK.
     fn activate(&self, section: &mut Section<F>, mut fresh: Fresh<F>) -> Result<()> {
         fresh.map.publish(PAGE_BYTES);
@@ -421,6 +445,7 @@ impl<F: Fs> Engine<F> {
             payload: 0,
             ahead: Ahead::new(self.config.populates() && !often, PAGE_BYTES),
             hinted: 0,
+            next_asked: false,
         });
         let link = Link {
             previous_id: U64::new(log_end.id),
@@ -498,6 +523,7 @@ impl<F: Fs> Engine<F> {
 
     /// Asks for the next segment, once.
     pub(crate) fn prepare_ahead(&self, section: &Section<F>) {
+        let large = self.fills_fast(section);
         let mut state = self.upkeep.state.lock();
         if state.preparing || state.prepared.is_some() || state.prepare_failed {
             return;
@@ -505,10 +531,14 @@ impl<F: Fs> Engine<F> {
         let ended: u64 = section.ends.values().map(|end| end.length).sum();
         let active = section.active.as_ref().map_or(0, |active| active.capacity);
         let stored = ended + active;
-        let bytes = self.config.segment_size(stored, 0);
+        let prepare = Task::Prepare {
+            bytes: self.config.segment_size(stored, 0),
+            stored,
+            large,
+        };
         state.preparing = true;
         drop(state);
-        self.submit(Task::Prepare { bytes, stored });
+        self.submit(prepare);
     }
 
     fn submit(&self, task: Task<F>) {
@@ -573,12 +603,16 @@ impl<F: Fs> Engine<F> {
                 let _ = self.seal(job);
             }
             Task::Hint(job) => self.write_hint_of(&job),
-            Task::Prepare { bytes, stored } => {
+            Task::Prepare {
+                bytes,
+                stored,
+                large,
+            } => {
                 self.keep_reserve_of(stored);
                 // Without one the writer creates it itself, and gets the error.
-                let made = self.create_segment(SegmentKind::Log, bytes).ok();
+                let made = self.create_segment(SegmentKind::Log, bytes, large).ok();
                 if let Some(fresh) = &made
-                    && self.config.populates()
+                    && large
                 {
                     // The writer that rotates must not wait for the first pages.
                     fresh.segment.slot.map().populate(0, populate::STEP_BYTES);

@@ -462,11 +462,6 @@ impl<F: Fs> Engine<F> {
         active.map.publish(active.offset);
         section.next_lsn += 1;
         section.written.appended += size;
-        if active.offset >= active.ahead.at {
-            let map = Arc::downgrade(&segment.slot.stripes.any().map);
-            let (offset, capacity) = (active.offset, active.capacity);
-            self.populate.ask(&mut active.ahead, &map, offset, capacity);
-        }
         if draft.is_data() {
             active.records += 1;
             if active.min_lsn == 0 {
@@ -487,7 +482,26 @@ impl<F: Fs> Engine<F> {
                 section.count_expired_at = section.count_expired_at.min(at);
             }
         }
+        if active.offset >= active.ahead.at {
+            self.bring_in_ahead(section);
+        }
         Ok((lsn, offset))
+    }
+
+    /// What the writer will come to is brought in, if syncs do not have to pay for it.
+    #[cold]
+    fn bring_in_ahead(&self, section: &mut Section<F>) {
+        let fast = self.fills_fast(section);
+        let Some(active) = &mut section.active else {
+            return;
+        };
+        let (offset, capacity) = (active.offset, active.capacity);
+        if fast {
+            let map = Arc::downgrade(&active.segment.slot.stripes.any().map);
+            self.populate.ask(&mut active.ahead, &map, offset, capacity);
+        } else {
+            active.ahead.put_off(offset);
+        }
     }
 
     /// Tells writers that looked something up before they entered the section to look again.
@@ -545,9 +559,11 @@ impl<F: Fs> Engine<F> {
             }
         }
         let whole = bytes + MARK_RECORD_BYTES + FOOTER_RECORD_BYTES;
-        let half = match &section.active {
+        let half = match &mut section.active {
             Some(active) if active.offset + whole <= active.capacity => {
-                active.offset + bytes > active.capacity / 2
+                let half = active.offset + bytes > active.capacity / 2 && !active.next_asked;
+                active.next_asked |= half;
+                half
             }
             _ => {
                 match need {

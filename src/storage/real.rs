@@ -545,6 +545,14 @@ impl FsFile for RealFile {
         Map::new(&self.file, len, access)
     }
 
+    fn keep_large(&self, map: &Map) {
+        if self.store_path == StorePath::Map
+            && let Ok(file) = self.file.try_clone()
+        {
+            map.keep_large(file);
+        }
+    }
+
     fn store(&self, map: &mut MapWriter, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
         if self.store_path == StorePath::Map {
             map.store(offset, parts);

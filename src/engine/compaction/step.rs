@@ -467,10 +467,11 @@ impl<F: Fs> Engine<F> {
             let wanted = PAGE_BYTES + left.max(size) + FOOTER_RECORD_BYTES;
             let least = PAGE_BYTES + size + FOOTER_RECORD_BYTES;
             let capacity = wanted.min(most).max(least).next_multiple_of(4096);
+            let large = self.config.populates();
             let fresh = self.with_reserve(Loan::Rest, || {
-                self.create_segment(SegmentKind::Merged, capacity)
+                self.create_segment(SegmentKind::Merged, capacity, large)
             })?;
-            outputs.push(Output::new(fresh, false));
+            outputs.push(Output::new(fresh, large));
         }
         Ok(outputs
             .last_mut()
