@@ -187,6 +187,41 @@ def siphash_1_3_128(key, data):
     return struct.pack("<QQ", low, v0 ^ v1 ^ v2 ^ v3)
 
 
+INDEX_BITS = 0x0FFC007FFFFF0000
+
+
+def index_hash(key, data):
+    """The 33 bits by which a key is found."""
+    s0, s1, s2, s3 = (
+        int.from_bytes(siphash_1_3_128(key, u64(number))[:8], "little") for number in range(4)
+    )
+
+    def fold(a, b):
+        product = a * b
+        return (product ^ (product >> 64)) & U64_MAX
+
+    n = len(data)
+    a = b = x = 0
+    if n > 16:
+        for i in range(0, n - 16, 16):
+            first, second = struct.unpack_from("<QQ", data, i)
+            x = fold(first ^ s2, second ^ s3 ^ x)
+        a, b = struct.unpack_from("<QQ", data, n - 16)
+    elif n >= 8:
+        a, b = struct.unpack("<QQ", data[:8] + data[n - 8 :])
+    elif n >= 4:
+        a, b = struct.unpack("<II", data[:4] + data[n - 4 :])
+    elif n > 0:
+        a = data[0] | data[n // 2] << 8 | data[n - 1] << 16
+    return fold(fold(a ^ s0, b ^ x ^ s1) ^ s2, n ^ s3) & INDEX_BITS
+
+
+def fingerprint(key, data):
+    """The 16 bytes by which a key is told from others."""
+    low, high = struct.unpack("<QQ", siphash_1_3_128(key, data))
+    return struct.pack("<QQ", low & ~INDEX_BITS | index_hash(key, data), high)
+
+
 # Files ----------------------------------------------------------------------------------------
 
 
@@ -1080,7 +1115,7 @@ def verify_hint(directory, segment, reading, store, problems):
             unused = "covers more than the manifest vouches for"
         elif store is None or header["shard_bits"] != store["shard_bits"]:
             unused = "other shard bits than the store"
-        elif u64(header["hash_check"]) != siphash_1_3_128(store["hash_key"], b"kvs-hnt\0")[:8]:
+        elif u64(header["hash_check"]) != fingerprint(store["hash_key"], b"kvs-hnt\0")[:8]:
             unused = "other hash key than the store"
         else:
             try:
@@ -1116,7 +1151,7 @@ def verify_hint(directory, segment, reading, store, problems):
             said = (entry["lsn"], entry["size"], entry["kind"])
             if said != (record.lsn, record.size, record.kind):
                 wrong(at, "LSN, size or kind is not the record's")
-            if entry["fp"] != siphash_1_3_128(store["hash_key"], record.key):
+            if entry["fp"] != fingerprint(store["hash_key"], record.key):
                 wrong(at, "fingerprint is not that of the record's key")
             if record.expires_at is not None:
                 if hint.bucket_ms == 0 or record.expires_at < hint.first_ms:

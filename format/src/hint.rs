@@ -104,7 +104,7 @@ pub struct HintHeader {
 /// What a hint says of the store's hash key, so that entries made with another key are not used.
 #[must_use]
 pub fn hash_check(key: &HashKey) -> u64 {
-    key.hash(&MAGIC)
+    key.fingerprint(&MAGIC).lo
 }
 
 impl HintHeader {
