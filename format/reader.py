@@ -100,6 +100,7 @@ A torn tail that section 11 allows is no problem.
 """
 
 import argparse
+import functools
 import json
 import os
 import struct
@@ -190,11 +191,15 @@ def siphash_1_3_128(key, data):
 INDEX_BITS = 0x0FFC007FFFFF0000
 
 
+@functools.cache
+def secrets(key):
+    """The four secret words of a store."""
+    return [int.from_bytes(siphash_1_3_128(key, u64(n))[:8], "little") for n in range(4)]
+
+
 def index_hash(key, data):
     """The 33 bits by which a key is found."""
-    s0, s1, s2, s3 = (
-        int.from_bytes(siphash_1_3_128(key, u64(number))[:8], "little") for number in range(4)
-    )
+    s0, s1, s2, s3 = secrets(key)
 
     def fold(a, b):
         product = a * b

@@ -2,7 +2,9 @@
 //!
 //! The *index hash* finds a key's entry: 33 bits for shard, table slot and index word. It is asked for at
 //! every read and write, so it is a few multiplications; its four secret words come from the store's
-//! key. Keys that share all 33 bits cost a comparison with a record, nothing else.
+//! key. Keys that share all 33 bits are compared with each other's records, and one call of a scan shows
+//! them all: time, and memory of that call, nothing else. It is not a pseudo-random function: who knows
+//! the store's key makes such keys without effort, who does not has 256 secret bits against them.
 //!
 //! The *fingerprint* says which key it is, without a look at the log: SipHash-1-3 with 128-bit output, in
 //! which the index hash has taken its 33 bits. Start-up and compaction tell keys apart by it, so the 95

@@ -160,6 +160,8 @@ pub struct Active<F: Fs> {
     pub(crate) max_lsn: u64,
     pub(crate) payload: u64,
     pub(crate) ahead: Ahead,
+    /// Offset at which this life began to write it.
+    pub(crate) begun: u64,
     /// Offset up to which a hint file covers it.
     pub(crate) hinted: u64,
     /// Its successor has been asked for.

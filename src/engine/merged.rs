@@ -216,6 +216,7 @@ impl<F: Fs> Engine<F> {
             cut: None,
         });
         let segment = &output.fresh.segment;
+        segment.slot.map().keep_small();
         let name = name::segment(segment.header.id);
         segment
             .file

@@ -260,6 +260,7 @@ impl<F: Fs> Engine<F> {
             max_lsn,
             payload,
             ahead: Ahead::new(self.config.populates(), resumable.offset),
+            begun: resumable.offset,
             hinted: resumable.hinted,
             next_asked: false,
         });
@@ -410,13 +411,18 @@ impl<F: Fs> Engine<F> {
         self.config.durability == Durability::Sync || (groups - before) as f64 > 10.0 * seconds
     }
 
-    /// True if, in the active segment so far, a sync had [`LARGE_BYTES`] to write or more: then pages
-    /// that are dirty as a whole, and some ahead of the writer, cost syncs little.
+    /// True if the active segment has so far been given [`LARGE_BYTES`] a sync and a second, or more: then
+    /// pages that are dirty as a whole, and some ahead of the writer, cost whoever writes them to the
+    /// disk little. What is decided by it holds for the head of the next segment, too.
     pub(crate) fn fills_fast(&self, section: &Section<F>) -> bool {
-        let (_, before) = section.activated;
+        let Some(active) = &section.active else {
+            return false;
+        };
+        let (then, before) = section.activated;
         let syncs = self.commit.groups() - before;
-        let written = section.active.as_ref().map_or(0, |active| active.offset);
-        self.config.populates() && written >= syncs.saturating_mul(LARGE_BYTES)
+        let seconds = (self.config.clock)().saturating_sub(then).as_secs();
+        let little = syncs.max(seconds).saturating_mul(LARGE_BYTES);
+        self.config.populates() && active.offset - active.begun >= little
     }
 
     /// Shows the segment to readers and begins it with a LINK.
@@ -444,6 +450,7 @@ impl<F: Fs> Engine<F> {
             max_lsn: 0,
             payload: 0,
             ahead: Ahead::new(self.config.populates() && !often, PAGE_BYTES),
+            begun: PAGE_BYTES,
             hinted: 0,
             next_asked: false,
         });

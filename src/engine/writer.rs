@@ -566,10 +566,15 @@ impl<F: Fs> Engine<F> {
                 half
             }
             _ => {
-                match need {
-                    Need::Values => self.rotate(section, bytes)?,
-                    Need::Removal => self.rotate_to_remove(section, bytes)?,
+                let rotated = match need {
+                    Need::Values => self.rotate(section, bytes),
+                    Need::Removal => self.rotate_to_remove(section, bytes),
+                };
+                if let (Err(_), Some(active)) = (&rotated, &mut section.active) {
+                    // What was prepared may be gone: smaller writes still fit.
+                    active.next_asked = false;
                 }
+                rotated?;
                 took_a_new_one = true;
                 false
             }

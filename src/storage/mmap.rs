@@ -120,11 +120,19 @@ impl Map {
         unsafe { std::slice::from_raw_parts(self.raw.as_ptr().add(offset as usize), len) }
     }
 
-    /// From now on [`Map::populate`] asks for pieces of [`LARGE_BYTES`], until the segment is sealed.
-    /// `file` is the mapped one. The first piece is there at once, as it was on disk.
+    /// From now on [`Map::populate`] asks for pieces of [`LARGE_BYTES`], until [`Map::keep_small`] or the
+    /// writer is gone. `file` is the mapped one. The first piece is there at once, as it was on disk.
     pub fn keep_large(&self, file: File) {
-        *self.large.lock() = Some(file);
-        self.bring_in_large(0, 1);
+        // With larger pages a table entry shows more than that.
+        if rustix::param::page_size() == 4096 {
+            *self.large.lock() = Some(file);
+            self.bring_in_large(0, 1);
+        }
+    }
+
+    /// Nothing more is brought in in large pieces.
+    pub fn keep_small(&self) {
+        *self.large.lock() = None;
     }
 
     /// Lets the page cache have `from..to` in large pieces, as far as it has nothing of it yet.
@@ -141,8 +149,11 @@ impl Map {
         let mut options = MmapOptions::new();
         options.offset(from).len((to - from) as usize);
         // Nothing depends on it.
-        if let Ok(map) = options.map_raw_read_only(file) {
-            let _ = map.advise(Advice::HugePage);
+        let Ok(map) = options.map_raw_read_only(file) else {
+            return;
+        };
+        // "Random" keeps the kernel from bringing in as much again behind it.
+        if map.advise(Advice::HugePage).is_ok() && map.advise(Advice::Random).is_ok() {
             let _ = map.advise(Advice::PopulateRead);
         }
     }
@@ -183,6 +194,12 @@ impl Map {
     /// Tells the kernel how the segment will be used from now on.
     pub fn advise(&self, advice: Advice) {
         let _ = self.raw.advise(advice);
+    }
+}
+
+impl Drop for MapWriter {
+    fn drop(&mut self) {
+        self.map.keep_small();
     }
 }
 
@@ -237,7 +254,6 @@ impl MapWriter {
     /// Ends writing: the pages lose their write permission, so that not even a stray pointer in this
     /// process can change them.
     pub fn seal(self) -> io::Result<()> {
-        *self.map.large.lock() = None;
         if !self.writable {
             return Ok(());
         }

@@ -145,7 +145,7 @@ impl<F: Fs> Engine<F> {
         }
         loop {
             let smaller = (capacity / 2).next_multiple_of(4096);
-            match self.create_segment(SegmentKind::Merged, capacity, self.config.populates()) {
+            match self.create_segment(SegmentKind::Merged, capacity, false) {
                 Err(Error::DiskFull { .. })
                     if self.config.segment_bytes.is_none()
                         && smaller >= least.max(SHRINKING_BYTES_MIN) =>
