@@ -366,10 +366,10 @@ fn a_hint_of_the_first_part_of_a_log_serves_whatever_came_behind_it() {
         }
         let expected = pairs(&engine).unwrap();
         assert_eq!(expected.len(), 1190 - 40 + 40);
-        match closed {
-            true => drop(engine.close().unwrap()),
-            false => drop(engine),
+        if closed {
+            engine.close().unwrap();
         }
+        drop(engine);
         let mut image = fs.snapshot();
         let hints: Vec<String> = image.names();
         let hint = hints.iter().find(|name| name.ends_with(".hint")).unwrap();
