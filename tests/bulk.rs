@@ -630,13 +630,49 @@ fn a_load_with_threads_that_ends_early_leaves_nothing() {
     assert_eq!(store.len(), 5_001);
 }
 
+/// An output may be whole before so much has come that threads take part: it is synced all the same.
+#[test]
+fn what_was_written_before_there_were_threads_is_durable_too() {
+    let (small, large) = (vec![1; 10], vec![2; 2 << 20]);
+    let orders: [&[&Vec<u8>]; 4] = [
+        &[&small, &large],
+        &[&small, &large, &small],
+        &[&large, &small],
+        &[&small, &small],
+    ];
+    for values in orders {
+        let fs = SimFs::new();
+        let store = open_with_threads(fs.clone(), &options(), 1, || Duration::ZERO).unwrap();
+        let given = (0..)
+            .zip(values)
+            .map(|(i, value)| (key(i), (*value).clone()));
+        store.load(given.map(Ok::<_, Error>)).unwrap();
+        let expected = pairs(&store).unwrap();
+        assert_eq!(expected.len(), values.len());
+        let image = fs.image(fs.log_len(), Survive::SyncedOnly);
+        let left = open(SimFs::from_image(&image), &options(), 2).unwrap();
+        assert!(pairs(&left).unwrap() == expected, "{}", values.len());
+    }
+}
+
 /// A write or a sync that fails beside the load is what the load says, and nothing of the load is there;
 /// after the sync, or if the manifest could not be written, the store is poisoned.
 #[test]
 fn what_fails_beside_a_load_ends_it() {
-    let options = options().segment_bytes(1 << 20);
-    let many = || (0..4_000u32).map(|i| Ok::<_, Error>((key(i), vec![3; 1_000])));
-    for call in [Call::WriteAt, Call::SyncData] {
+    // Outputs that end before a chunk is full, without threads; and one of many chunks.
+    let without = (1, 4_000, [(Call::WriteAt, 4), (Call::SyncData, 4)]);
+    let with = (32, 18_000, [(Call::WriteAt, 9), (Call::SyncData, 1)]);
+    for (mib, count, calls) in [without, with] {
+        for (call, least) in calls {
+            fails_beside_a_load(mib << 20, count, call, least);
+        }
+    }
+}
+
+fn fails_beside_a_load(segment_bytes: u64, count: u32, call: Call, least: u32) {
+    let options = options().segment_bytes(segment_bytes);
+    let many = || (0..count).map(|i| Ok::<_, Error>((key(i), vec![3; 1_000])));
+    {
         let mut failed = 0;
         for k in 0..12 {
             let fs = SimFs::new();
@@ -647,13 +683,13 @@ fn what_fails_beside_a_load_ends_it() {
             let loaded = store.load(many());
             fs.clear_faults();
             match loaded {
-                Ok(report) => assert_eq!(report.pairs, 4_000),
+                Ok(report) => assert_eq!(report.pairs, u64::from(count)),
                 Err(Error::Io { op, .. }) => {
                     failed += u32::from(op.contains("merged segment"));
                     let image = fs.image(fs.log_len(), Survive::SyncedOnly);
                     let left = open(SimFs::from_image(&image), &options, 2).unwrap();
                     // The edit that lists it may have been durable when the one behind it failed.
-                    let there = left.len() == 4_001 && op.contains("manifest");
+                    let there = left.len() == u64::from(count) + 1 && op.contains("manifest");
                     assert!(left.len() <= 1 || there, "{k}: {op}: {}", left.len());
                     let poisoned = store.set(b"b", b"2").is_err();
                     let poisons = call == Call::SyncData || op.contains("manifest");
@@ -666,7 +702,7 @@ fn what_fails_beside_a_load_ends_it() {
                 other => panic!("{call:?} {k}: {other:?}"),
             }
         }
-        assert!(failed >= 4, "{call:?}: {failed}");
+        assert!(failed >= least, "{call:?}: {failed}");
     }
 }
 

@@ -234,8 +234,14 @@ impl<F: Fs> Engine<F> {
     /// of each away by itself, and interrupt all threads each time: a third of a compaction's time.
     pub(crate) fn sync_output(&self, segment: &Segment<F>) -> Result<()> {
         segment.slot.map().unmap_pages();
-        let synced = planted!("output_not_synced", Ok(()), self.sync_segment(segment));
+        let synced = self.sync_written(segment);
         segment.slot.map().map_pages();
+        synced
+    }
+
+    /// As [`Engine::sync_output`], of one that was not written through its map.
+    pub(crate) fn sync_written(&self, segment: &Segment<F>) -> Result<()> {
+        let synced = planted!("output_not_synced", Ok(()), self.sync_segment(segment));
         synced.map_err(|source| {
             self.upkeep_failed();
             self.io("sync the merged segment", &name::segment(segment.header.id))(source)

@@ -44,6 +44,8 @@ struct Ingest<'a, F: Fs> {
     /// Pairs in the last output.
     records: u64,
     writing: Writing<F>,
+    /// Numbers of the outputs that ended before there were threads, which nobody has synced.
+    unsynced: Vec<usize>,
     /// The manifest lists the outputs, or may.
     listed: bool,
 }
@@ -129,6 +131,7 @@ impl<F: Fs> Engine<F> {
             full: 0,
             records: 0,
             writing: Writing::new(self, lsn),
+            unsynced: Vec::new(),
             listed: false,
         })
     }
@@ -251,7 +254,10 @@ impl<F: Fs> Ingest<'_, F> {
         let sorted = self
             .writing
             .end_output(self.engine, &segment, number, last.offset)?;
-        last.entries = sorted.unwrap_or_default();
+        if let Some(entries) = sorted {
+            last.entries = entries;
+            self.unsynced.push(number);
+        }
         Ok(())
     }
 
@@ -300,10 +306,9 @@ impl<F: Fs> Ingest<'_, F> {
     /// Files and names are durable.
     fn sync(&mut self) -> Result<()> {
         let engine = self.engine;
-        if !self.writing.end()? {
-            for output in &self.outputs {
-                engine.sync_output(output.segment())?;
-            }
+        self.writing.end()?;
+        for number in &self.unsynced {
+            engine.sync_written(self.outputs[*number].segment())?;
         }
         engine.sync_dir()
     }

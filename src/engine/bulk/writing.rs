@@ -233,16 +233,16 @@ impl<F: Fs> Writing<F> {
         ended.map(Some).map_err(|_| Error::Poisoned)
     }
 
-    /// Returns when everything was written and synced; false if nothing was synced yet.
-    pub(super) fn end(&mut self) -> Result<bool> {
+    /// Returns when everything that was given to threads is written and synced.
+    pub(super) fn end(&mut self) -> Result<()> {
         let Some(beside) = self.beside.take() else {
-            return Ok(false);
+            return Ok(());
         };
         drop(beside.jobs);
         let written = beside.writer.join().unwrap_or(Err(Error::Poisoned));
         let synced = beside.syncer.join().unwrap_or(Err(Error::Poisoned));
         // What failed in writing may be what came of a failed sync.
-        synced.and(written).map(|()| true)
+        synced.and(written)
     }
 
     /// Nothing of it counts: what was asked for and not begun is left undone.
@@ -283,11 +283,17 @@ impl<F: Fs> Beside<F> {
             let (engine, abandoned) = (Arc::clone(&engine), Arc::clone(&abandoned));
             let sync = move || {
                 let _fails = FailOnPanic(&engine.upkeep);
-                for segment in &syncs {
-                    if abandoned.load(Ordering::Relaxed) {
-                        break;
+                while let Ok(first) = syncs.recv() {
+                    // What was asked for meanwhile is synced once.
+                    let mut segments = vec![first];
+                    segments.extend(syncs.try_iter());
+                    segments.dedup_by(|next, segment| Arc::ptr_eq(next, segment));
+                    for segment in segments {
+                        if abandoned.load(Ordering::Relaxed) {
+                            return Ok(());
+                        }
+                        engine.sync_written(&segment)?;
                     }
-                    engine.sync_output(&segment)?;
                 }
                 Ok(())
             };
@@ -321,9 +327,12 @@ impl<F: Fs> Beside<F> {
             }
             Ok(())
         };
-        // Without it the syncer ends, too: nobody sends to it.
         let builder = std::thread::Builder::new().name("kvs-load".to_owned());
-        let writer = builder.spawn(work).ok()?;
+        let Ok(writer) = builder.spawn(work) else {
+            // Nobody is left who sends to it.
+            let _ = syncer.join();
+            return None;
+        };
         let _ = give.send(std::mem::take(entries));
         Some(Self {
             jobs,
