@@ -16,12 +16,12 @@ pub use loom::sync::atomic;
 pub use std::sync::atomic;
 
 #[cfg(not(kvs_shuttle))]
-pub use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockWriteGuard};
+pub use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 #[cfg(not(kvs_shuttle))]
 pub use std::thread;
 
 #[cfg(kvs_shuttle)]
-pub use chosen::{Condvar, Mutex, MutexGuard, RwLock, RwLockWriteGuard};
+pub use chosen::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 #[cfg(kvs_shuttle)]
 pub use shuttle::thread;
 

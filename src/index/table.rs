@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::sync::{RwLock, RwLockWriteGuard};
+use crate::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use hashbrown::HashTable;
 use kvs_format::hash::shard_of;
 
@@ -61,6 +61,28 @@ impl<V> Clone for ShardSnapshot<V> {
     }
 }
 
+/// A shard locked against changes.
+pub struct ShardRef<'a, V>(RwLockReadGuard<'a, Shard<V>>);
+
+impl<V> ShardRef<'_, V> {
+    /// Every word that may stand for a key of this hash.
+    #[inline]
+    pub fn words(&self, hash: u64) -> impl Iterator<Item = Word> {
+        self.0.words(hash)
+    }
+}
+
+impl<V> Shard<V> {
+    #[inline]
+    fn words(&self, hash: u64) -> impl Iterator<Item = Word> {
+        let bits = hash_bits(hash);
+        self.table
+            .iter_hash(table_hash(bits))
+            .copied()
+            .filter(move |word| word.bits() == bits)
+    }
+}
+
 /// A shard locked for a change.
 pub struct ShardMut<'a, V> {
     shard: RwLockWriteGuard<'a, Shard<V>>,
@@ -114,6 +136,12 @@ impl<V> Index<V> {
                 visit(*word, &shard.view);
             }
         }
+    }
+
+    /// Locks the shard of `hash` against changes; others look at it meanwhile.
+    #[inline]
+    pub fn look(&self, hash: u64) -> ShardRef<'_, V> {
+        ShardRef(self.shard(hash).read())
     }
 
     /// Locks the shard of `hash` for a change.
@@ -243,12 +271,7 @@ impl<V> ShardMut<'_, V> {
     /// Every word that may stand for a key of this hash.
     #[inline]
     pub fn words(&self, hash: u64) -> impl Iterator<Item = Word> {
-        let bits = hash_bits(hash);
-        self.shard
-            .table
-            .iter_hash(table_hash(bits))
-            .copied()
-            .filter(move |word| word.bits() == bits)
+        self.shard.words(hash)
     }
 
     /// The view of this shard.

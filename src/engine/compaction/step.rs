@@ -315,7 +315,7 @@ impl<F: Fs> Engine<F> {
         let mut newest = vec![false; records.len()];
         let hash = |i: usize| fingerprints[i].lo;
         for run in self.by_shard(records.len(), hash).chunk_by(same_shard) {
-            let shard = self.index.lock(hash(run[0].1));
+            let shard = self.index.look(hash(run[0].1));
             for (_, i) in run {
                 let word = slot.word(hash(*i), records[*i].offset);
                 newest[*i] = shard.words(hash(*i)).any(|known| known == word);
@@ -468,6 +468,10 @@ impl<F: Fs> Engine<F> {
             let least = PAGE_BYTES + size + FOOTER_RECORD_BYTES;
             let capacity = wanted.min(most).max(least).next_multiple_of(4096);
             let large = self.config.populates();
+            if let Some(whole) = outputs.last() {
+                // Its second handle is not needed any more.
+                whole.segment().slot.map().keep_small();
+            }
             let fresh = self.with_reserve(Loan::Rest, || {
                 self.create_segment(SegmentKind::Merged, capacity, large)
             })?;
