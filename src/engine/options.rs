@@ -42,8 +42,8 @@ impl Default for Durability {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Compaction {
-    /// A thread of the store's own, from garbage of 1/4 of the live bytes on. It works half of the
-    /// time until there is 3/8, then all the time; beyond 1/2 (and 32 MiB) writers wait for it, at
+    /// A thread of the store's own, from garbage of 3/8 of the live bytes on. It works half of the
+    /// time until there is 7/16, then all the time; beyond 1/2 (and 32 MiB) writers wait for it, at
     /// most 25 milliseconds for every 256 KiB. Closing compacts too: [`Options::close_budget`].
     #[default]
     Background,

@@ -12,7 +12,7 @@
 //! (`MULTI`, `EXEC`, `WATCH`) are atomic among all connections of one server. Who writes to the
 //! engine beside the server is not kept out of them.
 //!
-//! With a password: a connection is closed after ten wrong ones. After ten wrong ones in a row from one
+//! With a password: a connection is closed after ten wrong ones. After the eleventh different one in a row from one
 //! address, on whatever connections, none of that address is looked at for 250 ms, after the next for
 //! twice as long, up to 16 s; `AUTH` and `HELLO` then answer how long it is still.
 //!

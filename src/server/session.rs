@@ -22,6 +22,7 @@ use crate::protocol::command::{Command, ReplyMode, Spec, lookup};
 use crate::protocol::{CommandError, Limits, Output, Reply, RequestParser, Step, Text, Version};
 use crate::server::admin;
 use crate::server::execute::{ReplyOf, engine_error, execute, needs, unsupported};
+use crate::server::guesses::Looked;
 use crate::server::locks::{Held, Watch};
 use crate::server::shared::{Client, Shared};
 use crate::server::view::{Rests, View};
@@ -865,16 +866,16 @@ impl State {
         };
         let (peer, now) = (self.client.addr, Instant::now());
         let user = user.is_none_or(|user| user == b"default");
-        let wait = shared.peers.wait(peer, now);
-        if wait.is_none() && same(wanted, password) && user {
+        let is_right = same(wanted, password) && user;
+        let looked = shared.peers.look(peer, password, is_right, now);
+        if looked == Looked::Right {
             self.trusted = true;
             self.tries = 0;
-            shared.peers.right(peer);
             return Ok(());
         }
         self.tries += 1;
         self.closing |= self.tries >= AUTH_TRIES_MAX;
-        if let Some(wait) = wait {
+        if let Looked::Not(wait) = looked {
             // Not looked at, so it says nothing about the password.
             let text = format!(
                 "ERR too many wrong passwords: wait {} ms",
@@ -882,7 +883,6 @@ impl State {
             );
             return Err(text.into_bytes().into());
         }
-        shared.peers.wrong(peer, now);
         Err(admin::WRONG_PASSWORD.into())
     }
 }

@@ -121,7 +121,7 @@ pub fn best(loads: &[Load], parts: u64, bytes_max: u64) -> Vec<Load> {
 /// and one compaction output, stays below three times its keys and values. With garbage of 3/8 the
 /// best segments are half garbage if keys are overwritten at random (Rosenblum & Ousterhout, 1992,
 /// section 3.5, for cleaning the fullest of evenly used segments): one byte is copied for each that
-/// comes back. Closing then has less to do, too.
+/// comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Marks {
     /// Compaction begins, and yields.
