@@ -87,7 +87,12 @@ impl<'de> Deserialize<'de> for Ttl {
 
             fn visit_f64<E: de::Error>(self, seconds: f64) -> Result<Ttl, E> {
                 let ttl = Duration::try_from_secs_f64(seconds);
-                ttl.map(Ttl).map_err(E::custom)
+                ttl.map(Ttl).map_err(|_| {
+                    E::custom(match seconds < 0.0 {
+                        true => "a negative number of seconds",
+                        false => "a number of seconds that is too large",
+                    })
+                })
             }
         }
         from.deserialize_any(Either)
