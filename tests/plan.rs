@@ -47,9 +47,12 @@ fn fill(store: &Store, (keys, key_len, value_len): (u64, u64, u64)) {
 fn disk(dir: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let files = std::fs::read_dir(dir).unwrap();
-    files
-        .map(|file| file.unwrap().metadata().unwrap().blocks() * 512)
-        .sum()
+    // Compaction may remove one meanwhile.
+    let blocks = |file: std::io::Result<std::fs::DirEntry>| match file.unwrap().metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+        metadata => metadata.unwrap().blocks(),
+    };
+    files.map(blocks).sum::<u64>() * 512
 }
 
 #[track_caller]

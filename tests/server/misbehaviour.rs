@@ -119,16 +119,22 @@ fn who_guesses_passwords_has_to_wait_on_every_connection() {
         let options = ServerOptions::new().password("secret");
         let running = start(*driver, in_memory(), options);
         let wrong = "-WRONGPASS invalid username-password pair or user is disabled.";
-        for _ in 0..2 {
+        // A client that was not told of a new one keeps nobody waiting.
+        for _ in 0..20 {
+            assert_eq!(ask(&mut running.client(), "AUTH old"), wrong);
+        }
+        for connection in 0..2 {
             let mut client = running.client();
-            for _ in 0..5 {
-                assert_eq!(ask(&mut client, "AUTH guess"), wrong);
+            for n in 0..4 {
+                let guess = format!("AUTH {connection}-{n}");
+                assert_eq!(ask(&mut client, &guess), wrong);
             }
         }
         // The right one ends it.
         assert_eq!(ask(&mut running.client(), "AUTH secret"), "OK");
-        for _ in 0..11 {
-            assert_eq!(ask(&mut running.client(), "AUTH guess"), wrong);
+        for n in 0..11 {
+            let guess = format!("AUTH guess-{n}");
+            assert_eq!(ask(&mut running.client(), &guess), wrong);
         }
         let begun = Instant::now();
         let mut client = running.client();
