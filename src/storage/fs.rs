@@ -100,7 +100,7 @@ pub trait FsFile: Send + Sync + 'static {
     fn map(&self, len: u64, access: Access) -> io::Result<(Arc<Map>, MapWriter)>;
 
     /// Asks for large pieces of the page cache where `map`, a map of this file, is brought in ahead of the
-    /// writer ([`Map::keep_large`]). They make each sync write at least 2 MiB. Only the real one has any.
+    /// writer (`Map::keep_large`). They make each sync write at least 2 MiB. Only the real one has any.
     fn keep_large(&self, _map: &Map) {}
 
     /// Stores the concatenation of `parts` at `offset` of the mapped segment: one record.
