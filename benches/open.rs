@@ -24,6 +24,23 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// As [`copy`], of a store that is open and not written to: what its threads still do must not fall
+/// between two files. Until the manifest says the same afterwards.
+fn copy_open(from: &Path, to: &Path) {
+    let manifest = || std::fs::read(from.join("MANIFEST")).expect("the manifest can be read");
+    loop {
+        let before = manifest();
+        copy(from, to);
+        if manifest() == before {
+            return;
+        }
+        for file in std::fs::read_dir(to).expect("the directory can be read") {
+            let path = file.expect("an entry").path();
+            std::fs::remove_file(path).expect("a file can be removed");
+        }
+    }
+}
+
 /// Opening what a killed process leaves, for writing: what is read is written again and synced, too.
 fn killed(n: usize, rounds: usize, clean: f64, forecast: Duration) {
     let [dir, left] = [(), ()].map(|()| tempfile::tempdir().expect("a directory can be made"));
@@ -31,7 +48,7 @@ fn killed(n: usize, rounds: usize, clean: f64, forecast: Duration) {
     for i in 0..n {
         store.set(key(i), [i as u8; 100]).expect("set");
     }
-    copy(dir.path(), left.path());
+    copy_open(dir.path(), left.path());
     drop(store);
     let (mut times, mut bytes) = (Vec::new(), 0);
     for _ in 0..rounds {
