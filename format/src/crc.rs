@@ -11,6 +11,8 @@ use core::fmt;
 
 use crc32fast::Hasher;
 
+use crate::record::CONTENT_START;
+
 /// CRC-32 of `bytes`.
 #[must_use]
 #[inline]
@@ -111,6 +113,25 @@ impl PlaceKey {
         bytes[4..12].copy_from_slice(&offset.to_le_bytes());
         bytes[12..].copy_from_slice(rest);
         from(&self.place, &bytes)
+    }
+
+    /// Whether both checks of a record standing at `offset` hold; `record` begins with its header and ends
+    /// with its body.
+    #[must_use]
+    #[inline]
+    pub fn holds(&self, offset: u64, record: &[u8]) -> bool {
+        let stored = || {
+            let (place, rest) = record.split_first_chunk()?;
+            let (content, _) = rest.split_first_chunk()?;
+            Some((
+                u32::from_le_bytes(*place),
+                u32::from_le_bytes(*content),
+                rest.first_chunk()?,
+            ))
+        };
+        stored().is_some_and(|(place, content, rest)| {
+            self.place(offset, rest) == place && self.content(&record[CONTENT_START..]) == content
+        })
     }
 
     /// Check of a manifest edit standing at `offset`: offset, then `rest` (all after its check).

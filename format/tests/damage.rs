@@ -116,6 +116,10 @@ fn every_flipped_bit_of_a_record_is_refused_and_padding_is_not_looked_at() {
             .unwrap();
         let body_end = good.header.unpadded() as usize;
         let size = good.header.size() as usize;
+        let elsewhere = image
+            .key()
+            .holds(offset + 8, &image.bytes[*start..*start + body_end]);
+        assert!(!elsewhere, "record at {offset}");
         each_flipped_bit(&image.bytes[*start..*start + size], |bytes, at| {
             let result = decode(&image.key(), offset, bytes);
             match at < body_end {
@@ -125,7 +129,22 @@ fn every_flipped_bit_of_a_record_is_refused_and_padding_is_not_looked_at() {
             // A damaged header is refused as a whole: by `place`, before its lengths are used.
             let place = matches!(result, Err(DecodeError::BadPlace { .. }));
             assert_eq!(place, at < HEADER_BYTES, "record at {offset}, byte {at}");
+            let holds = image.key().holds(offset, &bytes[..body_end]);
+            assert_eq!(holds, at >= body_end, "record at {offset}, byte {at}");
         });
+    }
+}
+
+#[test]
+fn what_is_too_short_for_a_header_has_no_checks_that_hold() {
+    let image = log();
+    let start = image.starts[0];
+    for len in 0..HEADER_BYTES {
+        assert!(
+            !image
+                .key()
+                .holds(start as u64, &image.bytes[start..start + len])
+        );
     }
 }
 
