@@ -272,6 +272,87 @@ fn damage_that_takes_the_marks_along_looks_like_a_torn_write() {
     assert!(matches!(refused, Err(kvs::Error::Corrupt { .. })));
 }
 
+/// Calls `check` with each of the first `len` bytes of the record behind the LINK, a bit of it flipped.
+fn with_each_bit_flipped(fs: &SimFs, len: usize, mut check: impl FnMut(usize)) {
+    for at in 0..len {
+        for bit in 0..8 {
+            let flip = || {
+                fs.edit("0000000000000001.seg", |bytes| {
+                    bytes[4144 + at] ^= 1 << bit;
+                });
+            };
+            flip();
+            check(at);
+            flip();
+        }
+    }
+}
+
+#[test]
+fn every_way_of_reading_refuses_every_flipped_bit_of_a_record() {
+    for (key_len, value_len) in [
+        (0, 0),
+        (1, 7),
+        (7, 9),
+        (8, 16),
+        (12, 3),
+        (16, 33),
+        (17, 1),
+        (40, 5),
+    ] {
+        let fs = SimFs::new();
+        let store = open(fs.clone(), &Options::new(), 1).unwrap();
+        let (key, value) = (vec![b'k'; key_len], vec![b'v'; value_len]);
+        store.set(&key, &value).unwrap();
+        let (reader, snapshot) = (store.reader(), store.snapshot().unwrap());
+        let mut copy = Vec::new();
+        assert_eq!(store.get(&key).unwrap().unwrap(), value[..]);
+        assert_eq!(reader.get(&key).unwrap().unwrap(), value);
+        with_each_bit_flipped(&fs, 24 + key_len + value_len, |at| {
+            let refused = |result: Result<bool, kvs::Error>| {
+                assert!(
+                    matches!(result, Err(kvs::Error::Corrupt { offset: 4144, .. })),
+                    "key of {key_len}, byte {at}: {result:?}"
+                );
+            };
+            refused(store.get(&key).map(|value| value.is_some()));
+            refused(reader.get(&key).map(|value| value.is_some()));
+            refused(store.get_many(&[&key]).map(|values| values.is_empty()));
+            refused(store.contains_key(&key));
+            refused(store.get_into(&key, &mut copy));
+            refused(snapshot.get(&key).map(|value| value.is_some()));
+        });
+        assert_eq!(store.get(&key).unwrap().unwrap(), value[..]);
+    }
+}
+
+#[test]
+fn a_read_without_checks_still_refuses_a_key_that_is_not_the_one_asked_for() {
+    for key_len in [1, 8, 12, 16, 17] {
+        let fs = SimFs::new();
+        let options = Options::new().verify_reads(false);
+        let store = open(fs.clone(), &options, 1).unwrap();
+        let key = vec![b'k'; key_len];
+        store.set(&key, b"value").unwrap();
+        let reader = store.reader();
+        with_each_bit_flipped(&fs, 24 + key_len, |at| {
+            // Kind, key length and key.
+            if matches!(at, 17..=19 | 24..) {
+                for found in [
+                    store.get(&key).map(|value| value.is_some()),
+                    reader.get(&key).map(|value| value.is_some()),
+                ] {
+                    assert!(
+                        matches!(found, Err(kvs::Error::Corrupt { offset: 4144, .. })),
+                        "key of {key_len}, byte {at}: {found:?}"
+                    );
+                }
+            }
+        });
+        assert_eq!(store.get(&key).unwrap().unwrap(), b"value");
+    }
+}
+
 /// Every file: deleted, emptied, in the place of every other one of its store and of another store, and
 /// under a name that nothing knows.
 fn files(bench: &mut Bench<'_>, other: &Store) {

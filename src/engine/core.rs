@@ -267,16 +267,23 @@ impl<F: Fs> Engine<F> {
         self.index.len()
     }
 
+    #[inline]
     pub(crate) fn is_poisoned(&self) -> bool {
         self.poisoned.load(Ordering::Acquire)
     }
 
     /// Refuses to read a key whose newest version may not be on disk after a failed sync.
+    #[inline]
     pub(crate) fn check_readable(&self, key: &[u8]) -> Result<()> {
+        match self.is_poisoned() || self.upkeep.has_failed() {
+            true => self.check_poisoned(key),
+            false => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn check_poisoned(&self, key: &[u8]) -> Result<()> {
         if !self.is_poisoned() {
-            if !self.upkeep.has_failed() {
-                return Ok(());
-            }
             // A sync failed beside the writers, and none has come by since.
             self.poison(&mut self.section.lock());
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::engine::core::Engine;
 use crate::engine::error::Result;
+use crate::engine::read::plain_value;
 use crate::engine::segment::{Slot, View};
 use crate::storage::fs::Fs;
 use crate::storage::location::{WINDOWS_MAX, Word};
@@ -76,25 +77,19 @@ impl<'a, F: Fs> Reader<'a, F> {
         let key = key.as_ref();
         self.engine.check_readable(key)?;
         let hash = self.engine.hash_key.hash(key);
-        let (mut first, mut several) = (None, false);
-        self.engine.index.candidates(hash, |word, view| {
-            match first {
-                None => first = Some((word, self.held.keep(word, view))),
-                Some(_) => several = true,
-            };
-        });
-        let Some((word, stripe)) = first else {
+        let held = |word, view: &Arc<View>| (word, self.held.keep(word, view));
+        let Some((word, stripe)) = self.engine.index.candidate(hash, held) else {
             return Ok(None);
         };
-        if several {
-            return self.get_among_several(hash, key);
+        if let Some((at, len)) = plain_value(stripe, word, key, self.engine.config.verify_reads) {
+            return Ok(stripe.map.slice(at, u64::from(len)));
         }
-        Ok(self.value(stripe, word, key)?.flatten())
+        self.get_in_full(hash, key)
     }
 
-    /// Two keys share 23 hash bits and a shard about once in eight million.
+    /// Of a record that is not an ordinary one, or not of this key, or damaged.
     #[cold]
-    fn get_among_several(&self, hash: u64, key: &[u8]) -> Result<Option<&[u8]>> {
+    fn get_in_full(&self, hash: u64, key: &[u8]) -> Result<Option<&[u8]>> {
         let mut words = Vec::new();
         self.engine.index.candidates(hash, |word, view| {
             words.push((word, self.held.keep(word, view)));

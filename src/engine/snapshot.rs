@@ -15,7 +15,7 @@ use crate::engine::core::{Engine, Section};
 use crate::engine::error::{Error, Result};
 use crate::engine::frozen::{Frozen, Held};
 use crate::engine::many::{TOGETHER, bring};
-use crate::engine::read::Candidates;
+use crate::engine::read::{Candidates, Checks, plain_value};
 use crate::engine::value::Value;
 use crate::storage::fs::Fs;
 use crate::storage::mmap::Map;
@@ -175,6 +175,9 @@ impl<F: Fs> Snapshot<F> {
     fn value_among(&self, candidates: Candidates, key: &[u8]) -> Result<Option<Value>> {
         let checks = self.engine.checks();
         for (word, pin) in candidates.into_iter() {
+            if let Some((at, len)) = plain_value(&pin, word, key, checks == Checks::Both) {
+                return Ok(Some(Value::new(pin, at, len)));
+            }
             if let Some(found) = self.engine.matches(&pin, word, key, checks)? {
                 let alive = found.expires_at.is_none_or(|at| at > self.frozen.now);
                 return Ok(alive.then(|| Value::new(pin, found.value_offset, found.value_len)));

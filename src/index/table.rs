@@ -138,6 +138,18 @@ impl<V> Index<V> {
         }
     }
 
+    /// What `visit` makes of a word that may stand for a key of this hash, under the read lock: of the only
+    /// one, but once in some eight million times.
+    #[inline]
+    pub fn candidate<T>(&self, hash: u64, visit: impl FnOnce(Word, &Arc<V>) -> T) -> Option<T> {
+        let bits = hash_bits(hash);
+        let shard = self.shard(hash).read();
+        let word = shard
+            .table
+            .find(table_hash(bits), |word| word.bits() == bits)?;
+        Some(visit(*word, &shard.view))
+    }
+
     /// Locks the shard of `hash` against changes; others look at it meanwhile.
     #[inline]
     pub fn look(&self, hash: u64) -> ShardRef<'_, V> {
