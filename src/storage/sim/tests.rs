@@ -15,10 +15,11 @@ use crate::storage::sim::*;
 /// Enough seeds to see everything that an example can show.
 const SEEDS: std::ops::Range<u64> = 0..1000;
 
-/// Whole sectors, one per letter, filled with it.
+/// Whole sectors, one per letter, filled with it; zeros for `.`.
 fn sectors(letters: &str) -> Vec<u8> {
-    let letters = letters.bytes();
-    letters.flat_map(|letter| [letter; SECTOR_BYTES]).collect()
+    let byte = |letter| if letter == b'.' { 0 } else { letter };
+    let letters = letters.bytes().map(byte);
+    letters.flat_map(|byte| [byte; SECTOR_BYTES]).collect()
 }
 
 /// The letters that [`sectors`] made this of; `.` for zeros.
