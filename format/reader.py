@@ -1159,10 +1159,10 @@ def verify_hint(directory, segment, reading, store, problems):
             if entry["fp"] != fingerprint(store["hash_key"], record.key):
                 wrong(at, "fingerprint is not that of the record's key")
             if record.expires_at is not None:
-                if hint.bucket_ms == 0 or record.expires_at < hint.first_ms:
-                    wrong(at, "record expires before the first bucket of the histogram")
+                if hint.bucket_ms == 0:
+                    wrong(at, "record expires, but the histogram is empty")
                 else:
-                    bucket = (record.expires_at - hint.first_ms) // hint.bucket_ms
+                    bucket = max(0, record.expires_at - hint.first_ms) // hint.bucket_ms
                     buckets[min(bucket, 63)] += record.size
         if (low, high) != (header["min_lsn"], header["max_lsn"]):
             wrong(88, "min or max LSN is not that of the entries")

@@ -227,8 +227,8 @@ pub struct ExpiryHistogram {
     pub first_ms: u64,
     /// Milliseconds a bucket spans; 0 without expiring records.
     pub bucket_ms: u64,
-    /// Bytes of the records that expire in each bucket; in the last one also of those that expire
-    /// later.
+    /// Bytes of the records that expire in each bucket; in the first one also of those that expire
+    /// sooner, in the last one of those that expire later.
     pub bytes: [u64; EXPIRY_BUCKETS],
 }
 
@@ -244,18 +244,25 @@ impl ExpiryHistogram {
     /// width from the first expiry on, and one for what is later.
     ///
     /// At most an eighth of the bytes are later: a few records that live for years do not take away
-    /// what is known of the others.
+    /// what is known of the others. Nor do those that have expired at `now`, some of them maybe for years:
+    /// they have the first bucket, and it ends with the last of them.
     #[must_use]
-    pub fn of(expiring: impl Iterator<Item = (u64, u64)> + Clone) -> Self {
+    pub fn of(expiring: impl Iterator<Item = (u64, u64)> + Clone, now: u64) -> Self {
         let mut histogram = Self::EMPTY;
         let times = || expiring.clone().map(|(at, _)| at);
-        let (Some(first), Some(last)) = (times().min(), times().max()) else {
+        let over = times().filter(|at| *at <= now).max();
+        let first = match over {
+            Some(over) => over.saturating_add(1),
+            None => times().min().unwrap_or(0),
+        };
+        let Some(last) = times().max() else {
             return histogram;
         };
+        let last = last.max(first);
         // Bytes by the number of bits of how much later than the first they expire.
         let mut by_bits = [0u64; 65];
         let mut total = 0u64;
-        for (at, size) in expiring.clone() {
+        for (at, size) in expiring.clone().filter(|(at, _)| *at >= first) {
             by_bits[64 - (at - first).leading_zeros() as usize] += size;
             total += size;
         }
@@ -268,27 +275,38 @@ impl ExpiryHistogram {
             0 => 0,
             bits => u64::MAX >> (64 - bits),
         };
-        histogram.first_ms = first;
-        histogram.bucket_ms = span.min(last - first) / LATER as u64 + 1;
+        let buckets = LATER as u64 - u64::from(over.is_some());
+        histogram.bucket_ms = span.min(last - first) / buckets + 1;
+        histogram.first_ms = match over {
+            Some(_) => first.saturating_sub(histogram.bucket_ms),
+            None => first,
+        };
         for (at, size) in expiring {
             histogram.bytes[histogram.bucket(at)] += size;
         }
         histogram
     }
 
-    /// The bucket of what expires at `at`, which is not before the first.
+    /// The bucket of what expires at `at`.
     fn bucket(&self, at: u64) -> usize {
-        let bucket = (at - self.first_ms) / self.bucket_ms.max(1);
+        let bucket = at.saturating_sub(self.first_ms) / self.bucket_ms.max(1);
         usize::try_from(bucket).map_or(LATER, |bucket| bucket.min(LATER))
     }
 
-    /// Adds a record that expires at this Unix millisecond. Buckets widen so that it has one: what
-    /// is known of the others may become known later, never sooner than it is true.
-    pub fn add(&mut self, at: u64, size: u64) {
+    /// Adds a record that expires at this Unix millisecond. Where it has no bucket, first all buckets that
+    /// have ended at `now` become one, then buckets widen: what is known of the others may become known
+    /// later, never sooner than it is true.
+    pub fn add(&mut self, at: u64, size: u64, now: impl FnOnce() -> u64) {
         if self.bucket_ms == 0 {
             (self.first_ms, self.bucket_ms) = (at, 1);
         }
-        let earlier = self.first_ms.saturating_sub(at);
+        let mut earlier = self.first_ms.saturating_sub(at);
+        if earlier > 0 || (at - self.first_ms) / self.bucket_ms >= LATER as u64 {
+            let now = now();
+            self.join_ended(now);
+            // One that is over may as well have expired just now.
+            earlier = self.first_ms.saturating_sub(at.max(now));
+        }
         // Where the last bucket in use, or the new one, would come to stand.
         let last = |histogram: &Self| {
             let used = histogram.bytes[..LATER]
@@ -296,7 +314,7 @@ impl ExpiryHistogram {
                 .rposition(|bytes| *bytes > 0);
             let used = used.map_or(0, |bucket| bucket as u64);
             match earlier {
-                0 => used.max((at - histogram.first_ms) / histogram.bucket_ms),
+                0 => used.max(at.saturating_sub(histogram.first_ms) / histogram.bucket_ms),
                 _ => used.saturating_add(earlier.div_ceil(histogram.bucket_ms)),
             }
         };
@@ -326,6 +344,22 @@ impl ExpiryHistogram {
         let bucket = self.bucket(at);
         let bucket = &mut self.bytes[bucket];
         *bucket = bucket.saturating_add(size);
+    }
+
+    /// Makes one bucket of those that have ended at `now`, in the place of the last of them.
+    fn join_ended(&mut self, now: u64) {
+        let ended = now.saturating_sub(self.first_ms) / self.bucket_ms;
+        let Some(skipped) = ended.checked_sub(1).filter(|skipped| *skipped > 0) else {
+            return;
+        };
+        let shift = usize::try_from(skipped).map_or(LATER, |skipped| skipped.min(LATER));
+        let over = self.bytes[..shift]
+            .iter()
+            .fold(0, |sum: u64, bytes| sum.saturating_add(*bytes));
+        self.bytes.copy_within(shift..LATER, 0);
+        self.bytes[LATER - shift..LATER].fill(0);
+        self.bytes[0] = self.bytes[0].saturating_add(over);
+        self.first_ms += skipped * self.bucket_ms;
     }
 
     /// Bytes of all records in it.
@@ -529,15 +563,19 @@ mod tests {
     fn a_histogram_that_says_what_no_store_writes_takes_more_without_a_panic() {
         use super::{EXPIRY_BUCKETS, ExpiryHistogram};
         for (first_ms, bucket_ms) in [(0, 1 << 63), (u64::MAX, 1), (u64::MAX, u64::MAX), (5, 0)] {
-            for at in [0, 1, u64::MAX] {
-                let mut histogram = ExpiryHistogram {
-                    first_ms,
-                    bucket_ms,
-                    bytes: [u64::MAX; EXPIRY_BUCKETS],
-                };
-                histogram.add(at, 100);
-                assert_eq!(histogram.total(), u64::MAX);
-                let _ = (histogram.expired(u64::MAX), histogram.next_change(0));
+            for (at, now) in [0, 1, u64::MAX].map(|at| (at, [0, at, u64::MAX])) {
+                for now in now {
+                    let mut histogram = ExpiryHistogram {
+                        first_ms,
+                        bucket_ms,
+                        bytes: [u64::MAX; EXPIRY_BUCKETS],
+                    };
+                    histogram.add(at, 100, || now);
+                    assert_eq!(histogram.total(), u64::MAX);
+                    let _ = (histogram.expired(u64::MAX), histogram.next_change(0));
+                    let one = ExpiryHistogram::of([(at, 100)].into_iter(), now);
+                    assert_eq!(one.total(), 100);
+                }
             }
         }
     }
@@ -568,10 +606,10 @@ mod tests {
                 let delta = random(&mut state) >> (8 + random(&mut state) % 56);
                 *pair = (base.saturating_add(delta), random(&mut state) % 1_000);
             }
-            let whole = ExpiryHistogram::of(expiring.iter().copied());
+            let whole = ExpiryHistogram::of(expiring.iter().copied(), 0);
             let mut grown = ExpiryHistogram::EMPTY;
             for (at, size) in expiring {
-                grown.add(at, size);
+                grown.add(at, size, || 0);
             }
             let total = truth(&expiring, u64::MAX);
             for histogram in [&whole, &grown] {
@@ -600,11 +638,92 @@ mod tests {
         for (place, session) in expiring.iter_mut().zip(sessions) {
             *place = session;
         }
-        let histogram = ExpiryHistogram::of(expiring.iter().copied());
+        let histogram = ExpiryHistogram::of(expiring.iter().copied(), 0);
         assert!(histogram.bucket_ms < 2_100, "{}", histogram.bucket_ms);
         assert_eq!(histogram.expired(1_000_000 + 70_000), 100_000);
         assert_eq!(histogram.expired(u64::MAX), 100_000);
         assert_eq!(histogram.next_change(2_000_000), None);
+    }
+
+    #[test]
+    fn whenever_it_is_made_it_calls_nothing_expired_that_has_not() {
+        let mut state = 11;
+        for case in 0..2_000 {
+            let mut expiring = [(0, 0); 40];
+            let base = random(&mut state) >> (random(&mut state) % 64);
+            for pair in &mut expiring {
+                let delta = random(&mut state) >> (8 + random(&mut state) % 56);
+                *pair = (base.saturating_add(delta), random(&mut state) % 1_000);
+            }
+            let made = expiring[random(&mut state) as usize % 40].0;
+            let whole = ExpiryHistogram::of(expiring.iter().copied(), made);
+            let mut grown = ExpiryHistogram::EMPTY;
+            for (at, size) in expiring {
+                // Time goes on; the clock may be set.
+                let now = made.saturating_sub(random(&mut state) % 10_000);
+                grown.add(at, size, || now);
+            }
+            for histogram in [&whole, &grown] {
+                assert_eq!(histogram.total(), truth(&expiring, u64::MAX), "case {case}");
+                for (at, _) in expiring {
+                    for now in [at - at.min(1), at, at.saturating_add(histogram.bucket_ms)] {
+                        let known = histogram.expired(now);
+                        assert!(known <= truth(&expiring, now), "case {case}");
+                        let late = histogram.bucket_ms.saturating_mul(2);
+                        let due = now.checked_sub(late).map_or(0, |at| truth(&expiring, at));
+                        // What was over when it was made is known a bucket later.
+                        let late = known + histogram.bytes[LATER] < due;
+                        let made = made.saturating_add(histogram.bucket_ms);
+                        assert!(!late || now < made, "case {case}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_long_over_does_not_hide_what_expires_soon() {
+        let (now, year) = (1_800_000_000_000, 365 * 86_400_000);
+        let over = (0..400u64).map(|i| (now - i * year / 10, 100));
+        let soon = (0..100u64).map(|i| (now + 1 + i * 600, 100));
+        let all: [(u64, u64); 500] = {
+            let mut all = [(0, 0); 500];
+            all.iter_mut()
+                .zip(over.chain(soon))
+                .for_each(|(place, pair)| *place = pair);
+            all
+        };
+        let mut grown = ExpiryHistogram::EMPTY;
+        for (at, size) in all {
+            grown.add(at, size, || now);
+        }
+        let mut reversed = ExpiryHistogram::EMPTY;
+        for (at, size) in all.into_iter().rev() {
+            reversed.add(at, size, || now);
+        }
+        let whole = ExpiryHistogram::of(all.into_iter(), now);
+        for (how, histogram) in [("whole", whole), ("grown", grown), ("reversed", reversed)] {
+            assert!(
+                histogram.bucket_ms < 4_000,
+                "{how}: {}",
+                histogram.bucket_ms
+            );
+            assert_eq!(histogram.total(), 50_000, "{how}");
+            let known = histogram.expired(now + 2 * histogram.bucket_ms);
+            assert!(known >= 40_000, "{how}: {known}");
+            assert_eq!(histogram.expired(now + 70_000), 50_000, "{how}");
+        }
+        assert_eq!(whole.expired(now + 1), 40_000);
+        // All of it, to the millisecond, however far apart.
+        let whole = ExpiryHistogram::of(all[..400].iter().copied(), now);
+        assert_eq!(whole.expired(now + 1), 40_000);
+        // An hour later nothing of before takes away from what is known.
+        let later = now + 3_600_000;
+        for i in 0..100u64 {
+            grown.add(later + i * 600, 100, || later);
+        }
+        assert!(grown.bucket_ms < 4_000, "{}", grown.bucket_ms);
+        assert_eq!(grown.expired(later + 70_000), 60_000);
     }
 
     #[test]

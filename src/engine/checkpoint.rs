@@ -535,7 +535,8 @@ impl<F: Fs> Maker<'_, F> {
             return Err(corrupt(stop.rejected_at, reason));
         }
         // Best effort.
-        hints::write_scanned(self.to, &header, scanned, self.engine.index.bits(), key);
+        let (bits, now) = (self.engine.index.bits(), self.engine.now_ms());
+        hints::write_scanned(self.to, &header, scanned, bits, key, now);
         self.report.copied += 1;
         self.report.bytes_copied += length;
         Ok(())

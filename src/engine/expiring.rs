@@ -23,10 +23,10 @@ pub struct Expiring {
 
 impl Expiring {
     /// A record was written that expires at this Unix millisecond.
-    pub fn add(&self, at: u64, size: u64) {
+    pub fn add(&self, at: u64, size: u64, now: impl FnOnce() -> u64) {
         let mut all = self.all.lock();
         let histogram = all.get_or_insert_with(|| Box::new(ExpiryHistogram::EMPTY));
-        histogram.add(at, size);
+        histogram.add(at, size, now);
     }
 
     /// What all records together say, from a hint or a scan of the whole segment.
@@ -91,7 +91,7 @@ mod tests {
         let expiring = Expiring::default();
         assert_eq!((expiring.expired(u64::MAX), expiring.is_any()), (0, false));
         for at in [100, 200, 300, 400] {
-            expiring.add(at, 10);
+            expiring.add(at, 10, || 0);
             expiring.gain(10);
         }
         assert_eq!(expiring.expired(99), 0);

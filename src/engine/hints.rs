@@ -244,13 +244,14 @@ pub fn write_for<F: Fs>(
     limit: u64,
     shard_bits: u8,
     hash_key: &HashKey,
+    now: u64,
 ) -> (Option<ExpiryHistogram>, bool) {
     let scanned = scan(file, header, PAGE_BYTES, limit, 0, hash_key);
     let Some(scanned) = scanned.ok().filter(|scanned| scanned.stop.offset == limit) else {
         return (None, false);
     };
-    let expiry = scanned.expiry();
-    let written = write_scanned(fs, header, scanned, shard_bits, hash_key);
+    let expiry = scanned.expiry(now);
+    let written = write_scanned(fs, header, scanned, shard_bits, hash_key, now);
     (Some(expiry), written)
 }
 
@@ -261,11 +262,12 @@ pub fn write_scanned<F: Fs>(
     mut scanned: Scanned,
     shard_bits: u8,
     hash_key: &HashKey,
+    now: u64,
 ) -> bool {
     let Some(last) = scanned.last else {
         return false;
     };
-    let expiry = scanned.expiry();
+    let expiry = scanned.expiry(now);
     let bytes = encode(
         header,
         &mut scanned.entries,

@@ -75,18 +75,18 @@ impl<F: Fs> Output<F> {
     }
 
     /// It is whole: how it ends, its FOOTER, and the bytes of its data records.
-    pub(crate) fn ended(&mut self, end: End, footer: LastRecord, payload: u64) {
+    pub(crate) fn ended(&mut self, end: End, footer: LastRecord, payload: u64, now: u64) {
         self.end = Some(end);
         self.last = Some(footer);
         let slot = &self.fresh.segment.slot;
         slot.payload
             .store(payload, std::sync::atomic::Ordering::Relaxed);
-        slot.expiring.set(&self.expiry());
+        slot.expiring.set(&self.expiry(now));
     }
 
     /// When its records that expire do.
-    fn expiry(&self) -> ExpiryHistogram {
-        ExpiryHistogram::of(self.expiring.iter().copied())
+    fn expiry(&self, now: u64) -> ExpiryHistogram {
+        ExpiryHistogram::of(self.expiring.iter().copied(), now)
     }
 
     /// What its hint is written of, later: its entries are sorted. `None` of an empty one.
@@ -224,7 +224,7 @@ impl<F: Fs> Engine<F> {
             .map_err(self.io("trim the merged segment", &name))?;
         let payload_bytes = &segment.slot.payload;
         payload_bytes.store(payload, std::sync::atomic::Ordering::Relaxed);
-        segment.slot.expiring.set(&output.expiry());
+        segment.slot.expiring.set(&output.expiry(self.now_ms()));
         Ok(())
     }
 
@@ -287,7 +287,7 @@ impl<F: Fs> Engine<F> {
         let bytes = hints::encode_sorted(
             header,
             &output.entries,
-            &output.expiry(),
+            &output.expiry(self.now_ms()),
             last,
             self.index.bits(),
             &self.hash_key,
@@ -305,7 +305,7 @@ impl<F: Fs> Engine<F> {
         let bytes = hints::encode_sorted(
             header,
             &job.entries,
-            &ExpiryHistogram::of(job.expiring.iter().copied()),
+            &ExpiryHistogram::of(job.expiring.iter().copied(), self.now_ms()),
             &job.last,
             self.index.bits(),
             &self.hash_key,

@@ -128,8 +128,8 @@ pub struct Scanned {
 
 impl Scanned {
     /// When the records that expire do.
-    pub fn expiry(&self) -> ExpiryHistogram {
-        ExpiryHistogram::of(self.expiring.iter().copied())
+    pub fn expiry(&self, now: u64) -> ExpiryHistogram {
+        ExpiryHistogram::of(self.expiring.iter().copied(), now)
     }
 }
 

@@ -500,6 +500,7 @@ impl<F: Fs> Engine<F> {
             length,
             self.index.bits(),
             &self.hash_key,
+            self.now_ms(),
         );
         if let Some(expiry) = expiry {
             // Finer than what was put together while it was written.

@@ -478,7 +478,7 @@ impl<F: Fs> Engine<F> {
             section.written.records += 1;
             section.written.bytes += (key.len() + value.len()) as u64;
             if let Some(at) = draft.expires_at() {
-                segment.slot.expiring.add(at, size);
+                segment.slot.expiring.add(at, size, || self.now_ms());
                 section.count_expired_at = section.count_expired_at.min(at);
             }
         }

@@ -249,7 +249,7 @@ impl<F: Fs> Ingest<'_, F> {
             records,
             cut: None,
         };
-        last.ended(end, record, payload);
+        last.ended(end, record, payload, self.engine.now_ms());
         self.full += last.offset;
         let sorted = self
             .writing

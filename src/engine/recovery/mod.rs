@@ -569,12 +569,13 @@ impl<F: Fs> Driver<'_, F> {
 
     /// Hint entries and scanned ones, sorted as in a hint.
     fn merge(&self, hint: Option<Hint>, scanned: Scanned) -> Entries {
+        let clock = &self.config.wall_clock;
         let expiry = match &hint {
-            None => scanned.expiry(),
+            None => scanned.expiry(clock.now_ms()),
             Some(hint) => {
                 let mut expiry = hint.expiry;
                 for (at, size) in &scanned.expiring {
-                    expiry.add(*at, *size);
+                    expiry.add(*at, *size, || clock.now_ms());
                 }
                 expiry
             }
