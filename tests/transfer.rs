@@ -514,6 +514,39 @@ mod kvx {
         assert_eq!(content(dir.path()), pairs(left[..3].iter().copied()));
     }
 
+    /// A clock that is set back shows what was imported, and nothing else.
+    #[test]
+    fn in_bulk_a_pair_that_is_over_keeps_its_value_and_its_time() {
+        let large = "x".repeat(600_000);
+        let lines = format!(
+            "{{\"key\":\"b\",\"value\":\"2\",\"expires_at\":1}}\n\
+             {{\"key\":\"large\",\"value\":\"{large}\",\"expires_at\":2}}\n"
+        );
+        for bulk in [true, false] {
+            let dir = store_with(&pairs([("b", "old"), ("large", "old"), ("kept", "1")]));
+            let bulk_too = bulk.then_some("--bulk");
+            let arguments = ["import", "ndjson"].into_iter().chain(bulk_too);
+            fed(dir.path(), arguments, lines.as_bytes()).good();
+            assert_eq!(content(dir.path()), pairs([("kept", "1")]));
+            for (now, there) in [(0, [true, true]), (1, [false, true]), (2, [false; 2])] {
+                let clock = std::time::UNIX_EPOCH + Duration::from_millis(now);
+                let options = kvs::Options::new().clock(move || clock);
+                let store = options.open(dir.path()).unwrap();
+                for (key, value, at, there) in [
+                    ("b", &b"2"[..], 1, there[0]),
+                    ("large", large.as_bytes(), 2, there[1]),
+                ] {
+                    // One by one they are removals.
+                    let wanted = (there && bulk).then_some((value, kvs::Expiry::At(at)));
+                    let (found, expiry) = (store.get(key), store.expires_at(key).unwrap());
+                    let found = found.unwrap();
+                    let found = found.as_deref().zip(expiry);
+                    assert!(found == wanted, "{key} at {now}, bulk {bulk}: {expiry:?}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn the_reader_written_from_the_specification_reads_it() {
         let every: Vec<u8> = (0..=255).collect();

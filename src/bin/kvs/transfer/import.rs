@@ -237,11 +237,6 @@ fn load_all(
 
 type Pair = (Vec<u8>, Vec<u8>, Expiry);
 
-/// A load has no removals: it has pairs that have expired. By so much, in milliseconds, that a clock that is
-/// set right does not show them again; and not by years, or the space of others that expire would be given
-/// back late: see [`kvs_format::hint::ExpiryHistogram`].
-const OVER_MS: u64 = 3_600_000;
-
 /// What the reading thread sends, pair by pair.
 struct Pairs<'a> {
     from: &'a Receiver<Message>,
@@ -264,15 +259,15 @@ impl Iterator for Pairs<'_> {
             match self.from.recv_timeout(LOOK) {
                 Ok(Message::Batch { batch, bytes }) => {
                     self.tally.add(batch.len() as u64, bytes);
-                    let over = now_ms().saturating_sub(OVER_MS);
                     let pair = |(key, value, expiry): (&[u8], Option<&[u8]>, Option<Expiry>)| {
-                        let expiry = match value {
-                            Some(_) => expiry.unwrap_or(Expiry::Never),
-                            None => Expiry::At(over),
-                        };
-                        (key.to_vec(), value.unwrap_or_default().to_vec(), expiry)
+                        let expiry = expiry.unwrap_or(Expiry::Never);
+                        Some((key.to_vec(), value?.to_vec(), expiry))
                     };
-                    let pairs: Vec<Pair> = batch.entries().map(pair).collect();
+                    // A load has no removals, and an import asks for none.
+                    let pairs: Option<Vec<Pair>> = batch.entries().map(pair).collect();
+                    let Some(pairs) = pairs else {
+                        return Some(Err(Failure::Broken("the import")));
+                    };
                     self.ready = pairs.into_iter();
                 }
                 Ok(Message::Single {
@@ -425,8 +420,6 @@ struct Collector {
     keep_going: bool,
     batch: Batch,
     bytes: usize,
-    /// When it began, in milliseconds since 1970.
-    now: u64,
 }
 
 impl Collector {
@@ -436,7 +429,6 @@ impl Collector {
             keep_going,
             batch: Batch::new(),
             bytes: 0,
-            now: now_ms(),
         }
     }
 
@@ -469,9 +461,8 @@ impl Collector {
             let reason = format!("{what} of {len} bytes, at most {max} are allowed");
             return self.bad(place(), reason);
         }
-        // One that is over counts as removed, and an older value must not outlive it.
-        let is_over = expires_at.is_some_and(|at| at <= self.now);
-        if value.len() >= BATCH_BYTES && !is_over {
+        // One that is over goes on like any other: storing it ends an older value of its key.
+        if value.len() >= BATCH_BYTES {
             // In the order they came: a key may come twice.
             self.flush()?;
             return self.send(Message::Single {
@@ -481,7 +472,6 @@ impl Collector {
             });
         }
         match expires_at {
-            Some(_) if is_over => self.batch.remove(key),
             Some(ms) => self.batch.set_with_expiry(key, value, Expiry::At(ms)),
             None => self.batch.set(key, value),
         };
