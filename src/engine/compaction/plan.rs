@@ -158,6 +158,12 @@ pub fn wanted(payload: u64, dead: u64, floor: u64) -> bool {
 }
 
 /// Whether a store is worth compacting before it is closed: a fifth of it is garbage.
+///
+/// Well before [`Marks::begin`], where a store that was overwritten for long comes to rest: pairs of 16
+/// and 100 bytes take 1.52 times their size with records and hints, so that with garbage of 3/8 they would stay
+/// at 2.1 times for as long as the store is closed. Such a store is compacted, and takes 1.7 times at most.
+/// With garbage of a quarter they take 1.9 times; for less, four bytes and more would be copied for each that
+/// comes back, and whoever opens and closes a store for every write would wait for that often.
 pub fn wanted_to_close(payload: u64, dead: u64) -> bool {
     let live = payload - dead.min(payload);
     dead > (live / 4).max(GARBAGE_BYTES_MIN)
@@ -269,6 +275,10 @@ mod tests {
             assert_eq!(marks.pressure(marks.brake / 16 * 17), 500);
             assert_eq!(marks.pressure(u64::MAX / 1000), 1000);
         }
+        // A store that is left alone where compaction begins, or a step of it later.
+        let (live, begin) = (144 << 20, Marks::of(144 << 20).begin);
+        assert!(wanted_to_close(live + begin, begin));
+        assert!(wanted_to_close(live + begin / 4 * 3, begin / 4 * 3));
         assert!(wanted_to_close(130 << 20, 30 << 20));
         assert!(!wanted_to_close(130 << 20, 20 << 20));
         assert!(!wanted_to_close(1 << 20, 1 << 20));
