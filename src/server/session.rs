@@ -70,6 +70,13 @@ impl<'a> Request<'a> {
         self.spec.map_or("unknown", |spec| spec.name)
     }
 
+    /// What `CLIENT LIST` calls it.
+    fn full_name(&self) -> &'static str {
+        let part = self.args.get(1).copied();
+        let name = self.spec.and_then(|spec| spec.full_name(part));
+        name.unwrap_or("NULL")
+    }
+
     /// Its keys.
     fn keys(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let args = self.args;
@@ -400,10 +407,11 @@ impl<E: Engine> Session<E> {
         let mut reply_bytes = 0;
         // Whoever lists the clients is told the first, then the last of a run, and himself the truth.
         let client = Arc::clone(&self.state.client);
-        let tell = |request: &Request<'_>| *client.last.lock() = request.name();
+        let tell = |request: &Request<'_>| *client.last.lock() = request.full_name();
         requests.first().inspect(|first| tell(first));
         for request in requests {
-            if request.name() == "client" {
+            // What `EXEC` runs is told `exec`, as Redis has it.
+            if matches!(request.name(), "client" | "exec") {
                 tell(request);
             }
             if request.name() == "watch" && view.changed() > 0 {

@@ -159,6 +159,69 @@ fn the_connection_is_told_about_in_the_words_of_redis() {
     everywhere(|running| script(running, commands));
 }
 
+/// The words of `cmd=` in what a reply says of one client or more.
+fn last_commands(reply: &Reply) -> Vec<String> {
+    match reply {
+        Reply::Bulk(text) => {
+            let text = String::from_utf8(text.clone()).unwrap();
+            let words = text.split_whitespace();
+            let last = words.filter_map(|word| word.strip_prefix("cmd="));
+            last.map(str::to_owned).collect()
+        }
+        Reply::Array(replies) => replies.iter().flat_map(last_commands).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// What stands here is what Redis 7.0 answers.
+#[test]
+fn clients_are_told_by_the_command_that_runs_or_ran_last() {
+    let commands = [
+        "SET a 1",
+        "client info",
+        "MULTI",
+        "GET a",
+        "CLIENT LIST",
+        "CLIENT INFO",
+        "EXEC",
+        "CLIENT LIST",
+        "GET a",
+    ];
+    let wanted = ["client|info", "exec", "exec", "client|list"];
+    everywhere(|running| {
+        let mut client = running.client();
+        let replies = commands.map(|command| client.call(&words(command)).unwrap());
+        let told: Vec<String> = replies.iter().flat_map(last_commands).collect();
+        assert_eq!(told, wanted);
+        let mut pipeline = client.pipeline();
+        for command in commands {
+            pipeline.push(&words(command));
+        }
+        let replies = pipeline.run().unwrap();
+        let told: Vec<String> = replies.iter().flat_map(last_commands).collect();
+        assert_eq!(told, wanted, "pipelined");
+        // As another sees it.
+        let mut other = running.client();
+        let mut seen_after = |line: &str| {
+            ask(&mut client, line);
+            last_commands(&other.call(&["CLIENT", "LIST"]).unwrap())
+        };
+        for (line, wanted) in [
+            ("Get a", "get"),
+            ("MULTI", "multi"),
+            ("SET a 1", "set"),
+            ("CLIENT SETNAME x", "client|setname"),
+            ("EXEC", "exec"),
+            ("NONE x", "NULL"),
+            ("CLIENT none", "NULL"),
+            ("COMMAND", "command"),
+            ("COMMAND COUNT", "command|count"),
+        ] {
+            assert_eq!(seen_after(line), [wanted, "client|list"], "{line}");
+        }
+    });
+}
+
 #[test]
 fn scan_shows_every_key_and_begins_and_ends_with_0() {
     let commands = "

@@ -124,6 +124,44 @@ pub static TABLE: &[Spec] = table! {
     "watch" -2 read (1, -1, 1) transactions "Lets a transaction fail if a key changes before it.";
 };
 
+/// Those of which the first argument is half of the name, with that half.
+const WITH_PARTS: &[&str] = &[
+    "client|getname",
+    "client|id",
+    "client|info",
+    "client|kill",
+    "client|list",
+    "client|no-evict",
+    "client|no-touch",
+    "client|reply",
+    "client|setinfo",
+    "client|setname",
+    "command|count",
+    "command|docs",
+    "command|getkeys",
+    "command|info",
+    "command|list",
+    "config|get",
+    "config|resetstat",
+    "config|set",
+];
+
+impl Spec {
+    /// The full name of a request whose first argument is `part`: `client|list`. `None` if the command
+    /// has parts and this is none of them.
+    pub(crate) fn full_name(&self, part: Option<&[u8]>) -> Option<&'static str> {
+        let Some(part) = part.filter(|_| matches!(self.name, "client" | "command" | "config"))
+        else {
+            return Some(self.name);
+        };
+        let is = |name: &&&str| {
+            let (command, of) = name.split_once('|').unwrap_or_default();
+            command == self.name && part.eq_ignore_ascii_case(of.as_bytes())
+        };
+        WITH_PARTS.iter().find(is).copied()
+    }
+}
+
 /// The command of this name, in any case.
 #[must_use]
 pub fn lookup(name: &[u8]) -> Option<&'static Spec> {
@@ -166,6 +204,31 @@ mod tests {
         ] {
             assert_eq!(lookup(unknown), None);
         }
+    }
+
+    #[test]
+    fn a_full_name_is_a_command_and_its_part() {
+        use crate::protocol::command::{Command, CommandError};
+        let parts: Vec<&[u8]> = WITH_PARTS
+            .iter()
+            .map(|name| name.split_once('|').unwrap().1.as_bytes())
+            .chain([&b""[..], b"none", b"list x", b"help"])
+            .collect();
+        for (command, known) in [("client", 10), ("command", 5), ("config", 3)] {
+            let spec = lookup(command.as_bytes()).unwrap();
+            assert_eq!(spec.full_name(None), Some(command));
+            let mut found = std::collections::BTreeSet::new();
+            for part in &parts {
+                let parsed = Command::parse(&[command.as_bytes(), part]);
+                let unknown = matches!(parsed, Err(CommandError::UnknownSubcommand { .. }));
+                let name = spec.full_name(Some(&part.to_ascii_uppercase()));
+                assert_eq!(name.is_none(), unknown, "{command} {}", part.escape_ascii());
+                found.extend(name);
+            }
+            assert_eq!(found.len(), known, "{command}");
+        }
+        let get = lookup(b"get").unwrap();
+        assert_eq!(get.full_name(Some(b"list")), Some("get"));
     }
 
     #[test]
