@@ -25,7 +25,7 @@ use crate::engines::Engine;
 use crate::server::options::ServerOptions;
 use crate::server::patience::Patience;
 use crate::server::session::{Session, Turn};
-use crate::server::shared::Shared;
+use crate::server::shared::{LAST_LOOK, Running, Shared, is_last};
 use crate::server::stop::Stopper;
 use crate::server::unread::Unread;
 use crate::thread_pool::ThreadPool;
@@ -89,6 +89,10 @@ pub fn serve<E: Engine, P: ThreadPool>(
         started: Instant::now(),
         connections: Mutex::default(),
     });
+    let ending = Ending {
+        driver: Arc::clone(&driver),
+        _running: Running::new(&shared),
+    };
     let mut listener = Some(listener);
     if let Some(listener) = &listener {
         driver.watch(listener, LISTENER, EventFlags::IN)?;
@@ -157,14 +161,32 @@ pub fn serve<E: Engine, P: ThreadPool>(
             break;
         }
     }
-    shared.over.store(true, Ordering::Relaxed);
-    for connection in std::mem::take(&mut *driver.connections.lock()).into_values() {
-        let _ = connection.stream.shutdown(Shutdown::Both);
+    drop(ending);
+    drop(driver);
+    let flushed = shared.engine.flush();
+    let since = Instant::now();
+    while !is_last(&shared, since) {
+        std::thread::sleep(LAST_LOOK);
     }
-    match shared.engine.flush() {
+    match flushed {
         Ok(()) => Ok(()),
         Err(crate::engines::EngineError::Store(error)) => Err(error),
         Err(error) => Err(io::Error::other(error).into()),
+    }
+}
+
+/// Ends the connections when the waiting thread ends, be it by an error or a panic.
+struct Ending<E: Engine> {
+    driver: Arc<Driver<E>>,
+    // Behind `drop`: a job that goes on finds its connection gone and its server over.
+    _running: Running<E>,
+}
+
+impl<E: Engine> Drop for Ending<E> {
+    fn drop(&mut self) {
+        for connection in std::mem::take(&mut *self.driver.connections.lock()).into_values() {
+            let _ = connection.stream.shutdown(Shutdown::Both);
+        }
     }
 }
 

@@ -7,7 +7,6 @@
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
@@ -22,7 +21,7 @@ use crate::engines::{Engine, EngineError, EngineVisitor, KvsEngine};
 use crate::server::options::ServerOptions;
 use crate::server::patience::Patience;
 use crate::server::session::{Session, Turn};
-use crate::server::shared::{Client, Shared};
+use crate::server::shared::{Client, LAST_LOOK, Running, Shared, is_last};
 use crate::server::stop::Stopper;
 use crate::server::syncs::Syncs;
 use crate::server::unread::Unread;
@@ -135,6 +134,7 @@ async fn serve<E: Engine>(engine: E, run: Run) -> Result<()> {
     let drain_max = options.drain_max;
     let shared = Arc::new(Shared::new(engine, options));
     *shared.addr.lock() = listener.local_addr().ok();
+    let running = Running::new(&shared);
     let (stop, stopped) = watch::channel(false);
     stopper.on_stop(move || {
         stop.send_replace(true);
@@ -200,7 +200,7 @@ async fn serve<E: Engine>(engine: E, run: Run) -> Result<()> {
         () = late => {}
     }
     drop(drained);
-    shared.over.store(true, Ordering::Relaxed);
+    drop(running);
     // Not waited for: one that runs a command ends it first, unless it walks over all keys, and drops
     // its connection itself.
     tasks.abort_all();
@@ -208,6 +208,12 @@ async fn serve<E: Engine>(engine: E, run: Run) -> Result<()> {
     waiting(&mut || drop(syncing.take()));
     let mut outcome = Ok(());
     waiting(&mut || outcome = shared.engine.flush());
+    let since = Instant::now();
+    while !is_last(&shared, since) {
+        // Aborted tasks are dropped by the runtime, be this its only thread.
+        waiting(&mut || std::thread::sleep(LAST_LOOK));
+        tokio::task::yield_now().await;
+    }
     match outcome {
         Ok(()) => Ok(()),
         Err(EngineError::Store(error)) => Err(error),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -87,6 +87,33 @@ impl Counters {
             counter.store(0, Ordering::Relaxed);
         }
     }
+}
+
+/// Ends what still runs when its driver ends, however that does: see [`Shared::over`].
+pub struct Running<E>(Arc<Shared<E>>);
+
+impl<E> Running<E> {
+    pub fn new(shared: &Arc<Shared<E>>) -> Self {
+        Self(Arc::clone(shared))
+    }
+}
+
+impl<E> Drop for Running<E> {
+    fn drop(&mut self) {
+        self.0.over.store(true, Ordering::Relaxed);
+    }
+}
+
+/// How long the end of a server waits for commands that have outlasted the drain.
+const LAST_MAX: Duration = Duration::from_millis(250);
+
+/// Waits between two looks at who still holds what connections share.
+pub const LAST_LOOK: Duration = Duration::from_millis(1);
+
+/// True once nobody else holds what connections share, and with it the engine, or if that was waited for
+/// from `since` on for long enough: whoever was answered last may need a moment to end.
+pub fn is_last<E>(shared: &Arc<Shared<E>>, since: Instant) -> bool {
+    Arc::strong_count(shared) == 1 || since.elapsed() >= LAST_MAX
 }
 
 /// See the head of this file.

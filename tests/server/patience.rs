@@ -320,6 +320,16 @@ struct Endless {
     ended: Arc<AtomicBool>,
 }
 
+impl Endless {
+    fn new() -> Self {
+        Self {
+            store: in_memory(),
+            begun: Arc::default(),
+            ended: Arc::default(),
+        }
+    }
+}
+
 impl KvsEngine for Endless {
     fn set(&self, key: String, value: String) -> Result<()> {
         self.store.set(key, value)
@@ -387,29 +397,92 @@ impl Engine for Endless {
 fn a_walk_over_all_keys_breaks_off_when_the_server_has_ended() {
     for driver in DRIVERS {
         let _told = Told(*driver);
-        let engine = Endless {
-            store: in_memory(),
-            begun: Arc::default(),
-            ended: Arc::default(),
-        };
+        let engine = Endless::new();
         let (begun, ended) = (Arc::clone(&engine.begun), Arc::clone(&engine.ended));
         let options = ServerOptions::new().drain_max(Duration::from_millis(100));
         let (addr, stopper, told) = start_alone(*driver, engine, options);
-        let mut socket = TcpStream::connect(addr).unwrap();
-        // No key is like it: nothing is found that would fill the reply.
-        socket.write_all(&request(&["KEYS", "none*"])).unwrap();
-        let until = |flag: &AtomicBool| {
-            let start = Instant::now();
-            while !flag.load(Ordering::SeqCst) && start.elapsed() < PATIENCE {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            flag.load(Ordering::SeqCst)
-        };
-        assert!(until(&begun), "it walks");
+        let _walker = walk(addr, &begun);
         stopper.stop();
         told.recv_timeout(PATIENCE).unwrap().unwrap();
         assert!(until(&ended), "it walks on without a server");
     }
+}
+
+/// Whether that comes true.
+fn until(flag: &AtomicBool) -> bool {
+    let start = Instant::now();
+    while !flag.load(Ordering::SeqCst) && start.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    flag.load(Ordering::SeqCst)
+}
+
+/// A client for which an endless walk has begun.
+fn walk(addr: std::net::SocketAddr, begun: &AtomicBool) -> TcpStream {
+    let mut socket = TcpStream::connect(addr).unwrap();
+    // No key is like it: nothing is found that would fill the reply.
+    socket.write_all(&request(&["KEYS", "none*"])).unwrap();
+    assert!(until(begun), "it walks");
+    socket
+}
+
+/// A pool with a thread for one job and none for another.
+#[derive(Clone)]
+struct OneJob(Arc<AtomicBool>);
+
+impl ThreadPool for OneJob {
+    fn new(_: u32) -> Result<Self> {
+        Ok(Self(Arc::default()))
+    }
+
+    fn spawn<F>(&self, job: F)
+    where
+        F: FnOnce() + Send + 'static,
+    {
+        assert!(!self.0.swap(true, Ordering::SeqCst), "no thread");
+        std::thread::spawn(job);
+    }
+}
+
+#[test]
+fn a_walk_over_all_keys_breaks_off_when_the_thread_that_waits_has_failed() {
+    let engine = Endless::new();
+    let (begun, ended) = (Arc::clone(&engine.begun), Arc::clone(&engine.ended));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let server = KvsServer::new(engine, OneJob::new(1).unwrap());
+    let thread = std::thread::spawn(move || server.run_on(listener));
+    let mut walker = walk(addr, &begun);
+    TcpStream::connect(addr)
+        .unwrap()
+        .write_all(&request(&["PING"]))
+        .unwrap();
+    thread.join().expect_err("it has no thread for the PING");
+    assert!(until(&ended), "it walks on without a server");
+    walker.set_read_timeout(Some(PATIENCE)).unwrap();
+    let left = walker.read(&mut [0; 64]);
+    assert!(!left.is_err_and(|error| error.kind() == ErrorKind::WouldBlock));
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn a_walk_over_all_keys_breaks_off_when_its_server_is_dropped() {
+    let engine = Endless::new();
+    let (begun, ended) = (Arc::clone(&engine.begun), Arc::clone(&engine.ended));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let server = kvs::server::AsyncKvsServer::new(engine);
+    let task = runtime.spawn(server.run_on(listener));
+    let _walker = walk(addr, &begun);
+    task.abort();
+    let broken_off = until(&ended);
+    runtime.shutdown_background();
+    assert!(broken_off, "it walks on without a server");
 }
 
 #[test]
