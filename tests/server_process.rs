@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use kvs::KvsClient;
 use kvs::protocol::Reply;
-use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -227,6 +227,90 @@ fn without_free_files_those_who_are_in_are_served_at_once() {
     prlimit(Some(pid), Resource::Nofile, limit(hard)).unwrap();
     waiting.read_exact(&mut [0; 7]).unwrap();
     assert!(took < Duration::from_secs(3), "100 pings took {took:?}");
+}
+
+// The end.
+
+fn request(args: &[&str]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    kvs::protocol::encode_request(args, &mut bytes);
+    bytes
+}
+
+/// What `server` says from now on, and its exit code; `None` if it does not end.
+fn ended(server: &mut Server) -> Option<i32> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match server.child.try_wait().unwrap() {
+            Some(status) => return status.code(),
+            None if Instant::now() > until => return None,
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
+
+#[test]
+fn a_signal_closes_the_store_in_good_order_and_without_its_garbage() {
+    for runtime in ["async", "rayon", "shared-queue", "naive"] {
+        for signal in [Signal::TERM, Signal::INT] {
+            let dir = TempDir::new().unwrap();
+            let mut server = Server::start(dir.path(), "true", &["--runtime", runtime]);
+            let mut client = server.client();
+            // Garbage for closing, not enough for the background: 3 of 10 are overwritten.
+            let value = "v".repeat(32 << 10);
+            for n in (0..200).chain(0..60) {
+                client.set(n.to_string(), &value).unwrap();
+            }
+            // One is still asked for when it ends.
+            let mut last = TcpStream::connect(server.addr).unwrap();
+            last.write_all(&request(&["SET", "last", "1"])).unwrap();
+            last.read_exact(&mut [0; 5]).unwrap();
+            last.write_all(&request(&["KEYS", "*"])).unwrap();
+            kill_process(Pid::from_child(&server.child), signal).unwrap();
+            let told = format!("{runtime} after {signal:?}");
+            assert_eq!(ended(&mut server), Some(0), "{told}");
+            let store = kvs::Store::open(dir.path()).unwrap();
+            assert!(store.recovery().clean, "{told}: {}", store.recovery());
+            assert_eq!(store.len(), 201, "{told}");
+            let stats = store.stats();
+            let most = stats.live_bytes / 8;
+            assert!(stats.dead_bytes < most, "{told}: {}", stats.dead_bytes);
+        }
+    }
+}
+
+/// It is not waited for, and nothing is lost by it.
+#[test]
+fn a_signal_ends_a_server_with_a_busy_client_in_time() {
+    for runtime in ["async", "shared-queue"] {
+        let dir = TempDir::new().unwrap();
+        let mut server = Server::start(dir.path(), "true", &["--runtime", runtime]);
+        let busy = TcpStream::connect(server.addr).unwrap();
+        let (mut writer, reader) = (busy.try_clone().unwrap(), busy);
+        let counting = std::thread::spawn(move || {
+            let mut replies = BufReader::new(reader).lines();
+            let mut answered = 0_u64;
+            while let Some(Ok(reply)) = replies.next() {
+                answered = reply.trim_start_matches(':').parse().unwrap();
+            }
+            answered
+        });
+        let asking = std::thread::spawn(move || {
+            let requests = request(&["INCR", "n"]).repeat(100);
+            while writer.write_all(&requests).is_ok() {}
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        kill_process(Pid::from_child(&server.child), Signal::TERM).unwrap();
+        assert_eq!(ended(&mut server), Some(0), "{runtime}");
+        asking.join().unwrap();
+        let answered = counting.join().unwrap();
+        assert!(answered > 0);
+        let store = kvs::Store::open(dir.path()).unwrap();
+        assert!(store.recovery().clean, "{runtime}: {}", store.recovery());
+        let stored = store.get("n").unwrap().unwrap();
+        let stored: u64 = std::str::from_utf8(&stored).unwrap().parse().unwrap();
+        assert!(stored >= answered, "{stored} of {answered}");
+    }
 }
 
 // The engine sled.

@@ -21,7 +21,7 @@ use clap::Parser;
 use kvs::engines::SledKvsEngine;
 use kvs::server::{AsyncKvsServer, KvsServer, ServerOptions, Stopper, bind};
 use kvs::thread_pool::{NaiveThreadPool, RayonThreadPool, SharedQueueThreadPool, ThreadPool};
-use kvs::{Error, KvStore, KvsEngine, Options};
+use kvs::{Error, KvStore, KvsEngine, Options, Store};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -82,15 +82,31 @@ fn run(args: &Args) -> Result<(), Failure> {
             let open = || options_of_store.open(&dir).map_err(Failure::Store);
             let store = patiently(is_locked, open)?;
             log(format_args!("{}", store.recovery()));
-            serve(KvStore::from_store(store), args, options)
+            let last = store.clone();
+            serve(KvStore::from_store(store), args, options)?;
+            close(last)?;
         }
         EngineName::Sled => {
             // The engine kvs makes its own.
             files::create_directory(&dir)?;
             let db = patiently(is_locked, || open_sled(&dir))?;
-            serve(SledKvsEngine::new(db), args, options)
+            serve(SledKvsEngine::new(db), args, options)?;
         }
     }
+    log(format_args!("stopped"));
+    Ok(())
+}
+
+/// Closes the store in good order, so that the next start need not recover. A command that has outlasted
+/// the drain keeps it open: what was acknowledged is as durable then, and the next start recovers.
+fn close(store: Store) -> Result<(), Failure> {
+    let report = store.close().map_err(Failure::Store)?;
+    if !report.closed {
+        log(format_args!(
+            "a command that still runs keeps the store open"
+        ));
+    }
+    Ok(())
 }
 
 /// A server that was just killed may not be gone yet.
@@ -164,7 +180,6 @@ fn serve<E: KvsEngine>(engine: E, args: &Args, options: ServerOptions) -> Result
         }
         Runtime::Naive => pooled::<E, NaiveThreadPool>(engine, args, options, listener)?,
     }
-    log(format_args!("stopped"));
     Ok(())
 }
 
