@@ -130,6 +130,24 @@ impl<F: Fs> Writing<F> {
         self.chunk.begin(offset);
     }
 
+    /// Header and expiry of a record at `offset`, for which the chunk has room then unless the record is
+    /// larger than a whole one.
+    #[inline]
+    fn place<'d>(
+        &mut self,
+        engine: &Engine<F>,
+        segment: &Arc<Segment<F>>,
+        draft: &'d Draft,
+        offset: u64,
+    ) -> Result<([u8; HEADER_BYTES], &'d [u8])> {
+        if draft.size() > (CHUNK_BYTES - self.chunk.used) as u64 {
+            self.flush(engine, segment, true)?;
+            self.chunk.begin(offset);
+        }
+        let place_key = &segment.slot.stripes.any().place_key;
+        Ok(draft.place(place_key, offset, self.lsn, Framing::Single))
+    }
+
     /// Writes a record at `offset` of the output `segment`, behind the one before.
     #[inline]
     pub(super) fn put(
@@ -142,12 +160,7 @@ impl<F: Fs> Writing<F> {
         value: &[u8],
     ) -> Result<()> {
         let size = draft.size();
-        if size > (CHUNK_BYTES - self.chunk.used) as u64 {
-            self.flush(engine, segment, true)?;
-            self.chunk.begin(offset);
-        }
-        let place_key = &segment.slot.stripes.any().place_key;
-        let (header, extension) = draft.place(place_key, offset, self.lsn, Framing::Single);
+        let (header, extension) = self.place(engine, segment, draft, offset)?;
         let placed = Placed {
             at: self.chunk.used as u32,
             key_len: key.len() as u16,
@@ -180,12 +193,7 @@ impl<F: Fs> Writing<F> {
         let draft =
             Draft::new(Kind::Footer, None, &[], payload).expect("a FOOTER is within the limits");
         let size = draft.size();
-        if size > (CHUNK_BYTES - self.chunk.used) as u64 {
-            self.flush(engine, segment, true)?;
-            self.chunk.begin(offset);
-        }
-        let place_key = &segment.slot.stripes.any().place_key;
-        let (header, _) = draft.place(place_key, offset, self.lsn, Framing::Single);
+        let (header, _) = self.place(engine, segment, &draft, offset)?;
         self.chunk.append(&[&header[..], payload], size as usize);
         let mut place = [0u8; 4];
         place.copy_from_slice(&header[..4]);
