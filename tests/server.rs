@@ -5,6 +5,29 @@
 //! feature `async`, over tokio. Engines that count or fail stand in for the store where a test needs
 //! to see what reaches it.
 
+/// The face of strings of an engine that tests make around a `store`.
+macro_rules! strings_of_its_store {
+    ($engine:ty) => {
+        impl kvs::KvsEngine for $engine {
+            fn set(&self, key: String, value: String) -> kvs::Result<()> {
+                self.store.set(key, value)
+            }
+
+            fn get(&self, key: String) -> kvs::Result<Option<String>> {
+                self.store.get(key)
+            }
+
+            fn remove(&self, key: String) -> kvs::Result<()> {
+                self.store.remove(key)
+            }
+
+            fn visit<V: kvs::engines::EngineVisitor>(self, visitor: V) -> V::Output {
+                visitor.visit(self)
+            }
+        }
+    };
+}
+
 #[path = "server/bursts.rs"]
 mod bursts;
 #[path = "server/commands.rs"]
@@ -22,7 +45,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use kvs::engines::{Engine, EngineResult, EngineVisitor, Operation, SetOptions, Visit};
+use kvs::engines::{Engine, EngineResult, Operation, SetOptions, Visit};
 use kvs::protocol::Reply;
 use kvs::server::ServerOptions;
 use kvs::thread_pool::{NaiveThreadPool, SharedQueueThreadPool, ThreadPool};
@@ -59,23 +82,7 @@ impl Watched {
     }
 }
 
-impl KvsEngine for Watched {
-    fn set(&self, key: String, value: String) -> Result<()> {
-        self.store.set(key, value)
-    }
-
-    fn get(&self, key: String) -> Result<Option<String>> {
-        self.store.get(key)
-    }
-
-    fn remove(&self, key: String) -> Result<()> {
-        self.store.remove(key)
-    }
-
-    fn visit<V: EngineVisitor>(self, visitor: V) -> V::Output {
-        visitor.visit(self)
-    }
-}
+strings_of_its_store!(Watched);
 
 impl Engine for Watched {
     type Value = kvs::Value;

@@ -61,23 +61,7 @@ impl Gated {
     }
 }
 
-impl KvsEngine for Gated {
-    fn set(&self, key: String, value: String) -> Result<()> {
-        self.store.set(key, value)
-    }
-
-    fn get(&self, key: String) -> Result<Option<String>> {
-        self.store.get(key)
-    }
-
-    fn remove(&self, key: String) -> Result<()> {
-        self.store.remove(key)
-    }
-
-    fn visit<V: EngineVisitor>(self, visitor: V) -> V::Output {
-        visitor.visit(self)
-    }
-}
+strings_of_its_store!(Gated);
 
 impl Engine for Gated {
     type Value = kvs::Value;

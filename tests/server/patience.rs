@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use gate::Gate;
-use kvs::engines::{Engine, EngineResult, EngineVisitor, Operation, SetOptions, Visit};
+use kvs::engines::{Engine, EngineResult, Operation, SetOptions, Visit};
 use kvs::server::ServerOptions;
 use kvs::thread_pool::{SharedQueueThreadPool, ThreadPool};
 use kvs::{KvStore, KvsClient, KvsEngine, KvsServer, Result};
@@ -330,23 +330,7 @@ impl Endless {
     }
 }
 
-impl KvsEngine for Endless {
-    fn set(&self, key: String, value: String) -> Result<()> {
-        self.store.set(key, value)
-    }
-
-    fn get(&self, key: String) -> Result<Option<String>> {
-        self.store.get(key)
-    }
-
-    fn remove(&self, key: String) -> Result<()> {
-        self.store.remove(key)
-    }
-
-    fn visit<V: EngineVisitor>(self, visitor: V) -> V::Output {
-        visitor.visit(self)
-    }
-}
+strings_of_its_store!(Endless);
 
 impl Engine for Endless {
     type Value = kvs::Value;
