@@ -3,12 +3,11 @@
 //! What one look-up waits for, the look-ups of a batch wait for together: the records that their keys
 //! have now are all asked for before the first is looked at (`engine::many`).
 
-use std::cmp::Reverse;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use kvs_format::SEGMENT_BYTES_MAX;
-use kvs_format::hash::Fingerprint;
+use kvs_format::hash::SHARD_BITS_MAX;
 use kvs_format::record::{Draft, Framing, Kind};
 use kvs_format::system::{BATCH_HEAD_RECORD_BYTES, BatchHead, CLOSING_BYTES};
 use zerocopy::IntoBytes;
@@ -27,13 +26,18 @@ use crate::engine::tasks::FailOnPanic;
 use crate::engine::writer::{Known, New, Stored, apply};
 use crate::index::ShardMut;
 use crate::storage::fs::Fs;
+use crate::storage::location::{HASH_BITS, hash_bits};
 
 /// Operations of a batch for which what was found before the section is kept.
 const EARLY_MAX: usize = 4096;
 
+/// Bits that number the operations of a batch; of a hash the shard and the bits of a word count.
+const NUMBER_BITS: u32 = 31;
+const _: () = assert!(NUMBER_BITS + HASH_BITS + SHARD_BITS_MAX as u32 == u64::BITS);
+
 /// A new version that readers are to see.
 struct Publishing<'a> {
-    fingerprint: Fingerprint,
+    hash: u64,
     key: &'a [u8],
     /// `None` for a tombstone.
     new: Option<New>,
@@ -43,11 +47,44 @@ impl<'a> Publishing<'a> {
     fn of(change: &'a Change) -> Self {
         let hash = change.fingerprint.lo;
         Self {
-            fingerprint: change.fingerprint,
+            hash,
             key: &change.key,
             new: change.new.as_ref().map(|place| New::of(place, hash)),
         }
     }
+}
+
+/// The order in which keys with these hashes are published: that of their shards. Of a key that stands
+/// there twice the last one counts.
+fn publishing_order<'k>(
+    hashes: &[u64],
+    shard_of: impl Fn(u64) -> usize,
+    key: impl Fn(usize) -> &'k [u8],
+) -> Vec<usize> {
+    debug_assert!(hashes.len() < 1 << NUMBER_BITS, "a batch is below 4 GiB");
+    // Of one key, or of several with equal bits, the last comes first.
+    let packed = |(i, hash): (usize, &u64)| {
+        let shard = shard_of(*hash) as u64;
+        let from_the_end = (hashes.len() - 1 - i) as u64;
+        (shard << HASH_BITS | hash_bits(*hash)) << NUMBER_BITS | from_the_end
+    };
+    let mut sorted: Vec<u64> = hashes.iter().enumerate().map(packed).collect();
+    sorted.sort_unstable();
+    let mut order: Vec<usize> = Vec::with_capacity(hashes.len());
+    let (mut bits_before, mut equal_from) = (u64::MAX, 0);
+    for packed in sorted {
+        let i = hashes.len() - 1 - (packed & ((1 << NUMBER_BITS) - 1)) as usize;
+        if packed >> NUMBER_BITS != bits_before {
+            (bits_before, equal_from) = (packed >> NUMBER_BITS, order.len());
+        }
+        if order[equal_from..]
+            .iter()
+            .all(|later| key(*later) != key(i))
+        {
+            order.push(i);
+        }
+    }
+    order
 }
 
 impl<F: Fs> Engine<F> {
@@ -71,23 +108,10 @@ impl<F: Fs> Engine<F> {
         }
     }
 
-    /// The order in which keys are published: that of their shards. Of one that stands there twice
-    /// the last one counts.
-    fn publishing_order(&self, fingerprints: &[Fingerprint]) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..fingerprints.len()).collect();
-        order.sort_unstable_by_key(|i| {
-            let fingerprint = fingerprints[*i];
-            let shard = self.index.position(fingerprint.lo);
-            (shard, fingerprint, Reverse(*i))
-        });
-        order.dedup_by_key(|i| fingerprints[*i]);
-        order
-    }
-
     pub(crate) fn append_batch(&self, level: Durability, batch: &Batch) -> Result<Option<Ticket>> {
         let last = batch.len() - 1;
         let mut drafts = Vec::with_capacity(batch.len());
-        let mut fingerprints = Vec::with_capacity(batch.len());
+        let mut hashes = Vec::with_capacity(batch.len());
         let mut bytes = 0;
         let entries = self.resolve(batch);
         for &(key, value, expires_at) in &entries {
@@ -101,22 +125,8 @@ impl<F: Fs> Engine<F> {
                 .expect("lengths were checked");
             bytes += draft.size();
             drafts.push(draft);
-            fingerprints.push(self.hash_key.fingerprint(key));
+            hashes.push(self.hash_key.hash(key));
         }
-        // Each keeps a segment from going: of many the few that may have moved are not worth it.
-        let keeps = level != Durability::Sync && batch.len() <= EARLY_MAX;
-        let mut early = Vec::with_capacity(if keeps { batch.len() } else { 0 });
-        let mut adds = Vec::with_capacity(batch.len());
-        let keys = fingerprints.iter().zip(&entries);
-        // A damaged old version refuses the batch before anything is written.
-        self.look_up_many(keys.map(|(of, (key, _, _))| (of.lo, *key)), |known| {
-            adds.push(!known.is_found());
-            early.extend(keeps.then_some(known));
-        })?;
-        let order = match level {
-            Durability::Sync => Vec::new(),
-            _ => self.publishing_order(&fingerprints),
-        };
         let max = SEGMENT_BYTES_MAX
             - kvs_format::segment::PAGE_BYTES
             - BATCH_HEAD_RECORD_BYTES
@@ -124,6 +134,20 @@ impl<F: Fs> Engine<F> {
         let count = u32::try_from(batch.len()).ok().filter(|_| bytes <= max);
         let Some(count) = count else {
             return Err(Error::BatchTooLarge { bytes, max });
+        };
+        // Each keeps a segment from going: of many the few that may have moved are not worth it.
+        let keeps = level != Durability::Sync && batch.len() <= EARLY_MAX;
+        let mut early = Vec::with_capacity(if keeps { batch.len() } else { 0 });
+        let mut adds = Vec::with_capacity(batch.len());
+        let keys = hashes.iter().zip(&entries);
+        // A damaged old version refuses the batch before anything is written.
+        self.look_up_many(keys.map(|(hash, (key, _, _))| (*hash, *key)), |known| {
+            adds.push(!known.is_found());
+            early.extend(keeps.then_some(known));
+        })?;
+        let order = match level {
+            Durability::Sync => Vec::new(),
+            _ => publishing_order(&hashes, |hash| self.index.position(hash), |i| entries[i].0),
         };
         let head = BatchHead {
             count: U32::new(count),
@@ -143,13 +167,14 @@ impl<F: Fs> Engine<F> {
             true => Need::Removal,
             false => Need::Values,
         };
-        if need == Need::Values && self.index_is_nearly_full(section, fingerprints.len() as u64) {
-            self.check_index_for_batch(section, batch, &fingerprints)?;
+        if need == Need::Values && self.index_is_nearly_full(section, hashes.len() as u64) {
+            self.check_index_for_batch(section, batch)?;
         }
         self.make_room_for(section, head_draft.size() + bytes, need)?;
         let pending = &section.pending;
+        let is_pending = |key: &[u8]| pending.get(self.hash_key.fingerprint(key)).is_some();
         let waits = level == Durability::Sync
-            || (!pending.is_empty() && fingerprints.iter().any(|of| pending.get(*of).is_some()));
+            || (!pending.is_empty() && entries.iter().any(|(key, _, _)| is_pending(key)));
         let (mut publishing, mut changes) = match waits {
             true => (Vec::new(), Vec::with_capacity(batch.len())),
             false => (Vec::with_capacity(batch.len()), Vec::new()),
@@ -162,14 +187,14 @@ impl<F: Fs> Engine<F> {
             } else {
                 Framing::InBatch
             };
-            let (draft, fingerprint) = (&drafts[i], fingerprints[i]);
+            let (draft, hash) = (&drafts[i], hashes[i]);
             let offset;
             (lsn, offset) = self.append(section, draft, framing, key, value.unwrap_or(&[]))?;
             let active = section.active.as_ref().expect("it was appended to");
             let slot = &active.segment.slot;
             if waits {
                 changes.push(Change {
-                    fingerprint,
+                    fingerprint: self.hash_key.fingerprint(key),
                     key: key.into(),
                     new: value.map(|_| Place {
                         slot: Arc::clone(slot),
@@ -181,10 +206,10 @@ impl<F: Fs> Engine<F> {
                 });
             } else {
                 publishing.push(Publishing {
-                    fingerprint,
+                    hash,
                     key,
                     new: value.map(|_| New {
-                        word: slot.word(fingerprint.lo, offset),
+                        word: slot.word(hash, offset),
                         size: draft.size(),
                         expires: expires_at.is_some(),
                     }),
@@ -225,8 +250,9 @@ impl<F: Fs> Engine<F> {
             let new = change.new.as_ref().map(|place| New::of(place, hash));
             return self.publish_one(section, write.lsn, known, hash, &change.key, new);
         }
-        let fingerprints = write.changes.iter().map(|change| change.fingerprint);
-        let order = self.publishing_order(&fingerprints.collect::<Vec<_>>());
+        let hashes: Vec<_> = write.changes.iter().map(|of| of.fingerprint.lo).collect();
+        let shard_of = |hash| self.index.position(hash);
+        let order = publishing_order(&hashes, shard_of, |i| &write.changes[i].key);
         let publishing: Vec<_> = write.changes.iter().map(Publishing::of).collect();
         self.publish_all(section, write.lsn, &publishing, &order, Vec::new())
     }
@@ -239,18 +265,19 @@ impl<F: Fs> Engine<F> {
         lsn: u64,
         all: &[Publishing<'_>],
         order: &[usize],
-        mut early: Vec<Known>,
+        early: Vec<Known>,
     ) -> Result<()> {
-        let hash = |i: &usize| all[*i].fingerprint.lo;
+        let hash = |i: &usize| all[*i].hash;
+        let mut known = early;
         loop {
-            let mut known = Vec::with_capacity(order.len());
-            if early.is_empty() {
+            if known.is_empty() {
+                known.resize_with(all.len(), Known::default);
+                let mut places = order.iter();
                 let keys = order.iter().map(|i| (hash(i), all[*i].key));
-                self.look_up_many(keys, |found| known.push(found))?;
-            } else {
-                known.extend(order.iter().map(|i| std::mem::take(&mut early[*i])));
-                // What does not hold any more is looked up again.
-                early.clear();
+                self.look_up_many(keys, |found| {
+                    let place = places.next().expect("one for each of the keys");
+                    known[*place] = found;
+                })?;
             }
             let mut shards = self.index.lock_many(order.iter().map(hash));
             // Both go in the order of the shards.
@@ -261,30 +288,65 @@ impl<F: Fs> Engine<F> {
                 }
             };
             let mut at = 0;
-            let covered = order.iter().zip(&known).all(|(i, known)| {
+            let covered = order.iter().all(|i| {
                 next(&mut at, i, &shards);
-                known.covers(&shards[at].1, hash(i))
+                known[*i].covers(&shards[at].1, hash(i))
             });
             if !covered {
+                // What does not hold any more is looked up again.
+                known.clear();
                 continue;
             }
             let mut at = 0;
-            for (i, known) in order.iter().zip(&known) {
+            for i in order {
                 next(&mut at, i, &shards);
-                let Publishing {
-                    fingerprint, new, ..
-                } = all[*i];
-                let lost = apply(&mut shards[at].1, known, new);
+                let Publishing { key, new, .. } = all[*i];
+                let lost = apply(&mut shards[at].1, &known[*i], new);
                 section.dead += lost;
                 section.dead -= new.map_or(0, |new| new.size);
                 if !section.loads.is_empty() {
-                    let change = known.became(fingerprint, new, lost);
+                    let fingerprint = self.hash_key.fingerprint(key);
+                    let change = known[*i].became(fingerprint, new, lost);
                     section.loads.note(lsn, change);
                 }
             }
             drop(shards);
             self.index_changed();
             return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_key_is_published_once_as_the_last_left_it_though_others_have_its_hash() {
+        let mut state = 3u64;
+        let mut random = |below: u64| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state >> 33) % below
+        };
+        for case in 0..1_000 {
+            let (some, alike) = (1 + random(40), 1 + random(4));
+            let keys: Vec<[u8; 1]> = (0..some).map(|_| [random(12) as u8]).collect();
+            // Of 12 keys, some have the same shard and hash bits.
+            let hash = |key: &[u8; 1]| {
+                let of = u64::from(key[0]) / alike;
+                of << 50 | of << 16
+            };
+            let hashes: Vec<u64> = keys.iter().map(hash).collect();
+            let order = publishing_order(&hashes, |hash| (hash >> 50) as usize, |i| &keys[i]);
+            let shards: Vec<u64> = order.iter().map(|i| hashes[*i] >> 50).collect();
+            assert!(shards.is_sorted(), "case {case}");
+            let mut found = order;
+            found.sort_unstable();
+            let is_last = |i: &usize| !keys[*i + 1..].contains(&keys[*i]);
+            let wanted: Vec<usize> = (0..keys.len()).filter(is_last).collect();
+            assert_eq!(found, wanted, "case {case}");
         }
     }
 }

@@ -5,8 +5,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use kvs_format::hash::Fingerprint;
-
 use crate::engine::batch::Batch;
 use crate::engine::core::{Engine, Section};
 use crate::engine::error::{Error, Result};
@@ -54,28 +52,24 @@ impl<F: Fs> Engine<F> {
 
     /// The same for a whole batch.
     #[cold]
-    pub(crate) fn check_index_for_batch(
-        &self,
-        section: &Section<F>,
-        batch: &Batch,
-        fingerprints: &[Fingerprint],
-    ) -> Result<()> {
+    pub(crate) fn check_index_for_batch(&self, section: &Section<F>, batch: &Batch) -> Result<()> {
         let sets = || {
-            let operations = batch.operations().zip(fingerprints);
-            operations.filter(|((_, value), _)| value.is_some())
+            let sets = batch.operations().filter(|(_, value)| value.is_some());
+            sets.map(|(key, _)| key)
         };
         // If there is room even if all of them are new, nobody need be looked up.
-        let hashes = sets().map(|(_, fingerprint)| fingerprint.lo);
+        let hashes = sets().map(|key| self.hash_key.hash(key));
         if self.check_index_room(section, hashes).is_ok() {
             return Ok(());
         }
         let (mut seen, mut added) = (HashSet::new(), Vec::new());
-        for ((key, _), fingerprint) in sets() {
+        for key in sets() {
+            let fingerprint = self.hash_key.fingerprint(key);
             let hash = fingerprint.lo;
             if !seen.insert(fingerprint) {
                 continue;
             }
-            let adds = match section.pending.get(*fingerprint) {
+            let adds = match section.pending.get(fingerprint) {
                 Some(pending) => PendingKey::set_adds(pending),
                 None => !self.look_up(hash, key)?.is_found(),
             };
