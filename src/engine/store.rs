@@ -184,7 +184,11 @@ impl Store {
         // There is no disk to be full, and nothing is left to be small.
         config.reserve = false;
         config.close_budget = Duration::ZERO;
-        let engine = Engine::open(RealFs::in_memory(), config)?;
+        Self::of_memory(Engine::open(RealFs::in_memory(), config)?)
+    }
+
+    /// The only store over `engine`, which is in memory.
+    pub(crate) fn of_memory(engine: Arc<Engine<RealFs>>) -> Result<Self> {
         Self::of(Arc::new(Handle {
             engine: Mutex::new(Some(engine)),
             path: PathBuf::from(":memory:"),

@@ -20,10 +20,12 @@ use crate::engine::options::{Durability, Options};
 use crate::engine::pending::Ticket;
 use crate::engine::reader::Reader;
 use crate::engine::report::{CompactReport, RecoveryReport};
+use crate::engine::store::Store;
 use crate::engine::value::Value;
 use crate::engine::writer::{One, When};
 use crate::storage::fs::{Access, Fs};
 use crate::storage::mmap::{Map, MapWriter};
+use crate::storage::real::RealFs;
 
 pub use crate::engine::catalog::replay;
 
@@ -61,6 +63,14 @@ pub fn open_with_threads<F: Fs>(
     clock: impl Fn() -> Duration + Send + Sync + 'static,
 ) -> Result<Arc<Engine<F>>> {
     open_engine(fs, options, seed, clock, true)
+}
+
+/// [`Options::open_in_memory`] as [`open`] opens: the same calls run the same instructions each time.
+///
+/// # Errors
+/// As that.
+pub fn open_in_memory(options: &Options, seed: u64) -> Result<Store> {
+    Store::of_memory(open(RealFs::in_memory(), options, seed)?)
 }
 
 fn open_engine<F: Fs>(
