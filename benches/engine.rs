@@ -9,86 +9,28 @@
 
 #![allow(clippy::print_stdout)]
 
+#[path = "common/ceilings.rs"]
+mod ceilings;
 mod common;
 
 use std::hint::black_box;
 
+use ceilings::{Map, VALUE_BYTES, bare_load, bare_log, fill_map, miss_map, read_all, value};
 use common::{absent, key, row, scale, seconds, shuffled, sum, warm_memory};
 use criterion::Criterion;
 use kvs::{Batch, Options, Store};
-use kvs_format::record::{Draft, Framing, Kind};
-use kvs_format::segment::{SegmentHeader, SegmentKind};
-use parking_lot::RwLock;
 
-const VALUE_BYTES: usize = 100;
-
-type Map = RwLock<hashbrown::HashMap<Box<[u8]>, Box<[u8]>>>;
-
-fn value(i: usize) -> [u8; VALUE_BYTES] {
-    let mut value = [i as u8; VALUE_BYTES];
-    value[..8].copy_from_slice(&(i as u64).to_le_bytes());
-    value
-}
-
-/// Bare appends into a preallocated mapped file: 24 bytes of header, key, value, nothing else.
-fn bare_log(dir: &std::path::Path, n: usize) -> f64 {
-    let record = 144;
+/// What `work` makes of a file in `dir` that exists only meanwhile.
+fn with_file(dir: &std::path::Path, work: impl FnOnce(&std::fs::File) -> f64) -> f64 {
+    let path = dir.join("bare");
     let file = std::fs::File::options()
         .read(true)
         .write(true)
-        .create(true)
-        .truncate(true)
-        .open(dir.join("bare"))
+        .create_new(true)
+        .open(&path)
         .expect("a file can be created");
-    let len = (n * record) as u64;
-    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len)
-        .expect("space can be allocated");
-    let map = kvs::testing::FileMap::new(&file, len).expect("the file can be mapped");
-    let mut writer = map;
-    let time = seconds(|| {
-        for i in 0..n {
-            writer.append(&[&[1u8; 24], &key(i), &value(i)], record as u64);
-        }
-    });
-    drop(writer);
-    std::fs::remove_file(dir.join("bare")).expect("the file can be removed");
-    time
-}
-
-/// What a load can at best do: whole records, one behind the other, into a preallocated mapped file; then
-/// one sync.
-fn bare_load(dir: &std::path::Path, order: &[u32]) -> f64 {
-    let file = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(dir.join("bare"))
-        .expect("a file can be created");
-    let len = order.len() as u64 * 144;
-    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len)
-        .expect("space can be allocated");
-    file.sync_all().expect("the file can be synced");
-    let mut writer = kvs::testing::FileMap::new(&file, len).expect("the file can be mapped");
-    let header = SegmentHeader {
-        kind: SegmentKind::Merged,
-        id: 1,
-        salt: [7; 16],
-    };
-    let place_key = header.place_key();
-    let mut offset = 0;
-    let time = seconds(|| {
-        for i in order {
-            let (key, value) = (key(*i as usize), value(*i as usize));
-            let draft = Draft::new(Kind::Set, None, &key, &value).expect("it is short");
-            let (header, extension) = draft.place(&place_key, offset, 1, Framing::Single);
-            writer.append(&[&header[..], extension, &key, &value], draft.size());
-            offset += draft.size();
-        }
-        file.sync_data().expect("the file can be synced");
-    });
-    drop(writer);
-    std::fs::remove_file(dir.join("bare")).expect("the file can be removed");
+    let time = work(&file);
+    std::fs::remove_file(path).expect("the file can be removed");
     time
 }
 
@@ -103,7 +45,7 @@ fn loads() {
         let per = |time: f64| time * 1e9 / n as f64;
         warm_memory(mib);
         let dir = tempfile::tempdir().expect("a directory can be made");
-        bare.push(per(bare_load(dir.path(), &order)));
+        bare.push(per(with_file(dir.path(), |file| bare_load(file, &order))));
         warm_memory(mib);
         let store = Store::open(dir.path()).expect("the store opens");
         loaded.push(per(seconds(|| {
@@ -159,18 +101,6 @@ fn large_pages() -> f64 {
     large / f64::max(all, 1.0)
 }
 
-fn read_all(n: usize, order: &[u32], get: impl Fn(&[u8]) -> u64) -> f64 {
-    let mut total = 0u64;
-    let time = seconds(|| {
-        for i in order {
-            total = total.wrapping_add(get(&key(*i as usize)));
-        }
-    });
-    let expected = (0..n).fold(0u64, |t, i| t.wrapping_add(sum(&value(i))));
-    assert_eq!(total, expected, "every byte of every value was read");
-    time
-}
-
 fn round(n: usize, seed: u64, samples: &mut Samples) {
     let order = shuffled(n, seed);
     let per = |time: f64| time * 1e9 / n as f64;
@@ -178,16 +108,13 @@ fn round(n: usize, seed: u64, samples: &mut Samples) {
 
     warm_memory(mib);
     let map = Map::default();
-    samples.put_map.push(per(seconds(|| {
-        for i in &order {
-            let i = *i as usize;
-            map.write().insert(key(i).into(), value(i).into());
-        }
-    })));
+    samples.put_map.push(per(fill_map(&map, &order)));
 
     warm_memory(mib);
     let dir = tempfile::tempdir().expect("a directory can be made");
-    samples.bare.push(per(bare_log(dir.path(), n)));
+    samples
+        .bare
+        .push(per(with_file(dir.path(), |file| bare_log(file, n))));
 
     warm_memory(mib);
     let store = Store::open(dir.path()).expect("the store opens");
@@ -204,15 +131,11 @@ fn round(n: usize, seed: u64, samples: &mut Samples) {
     let from_map = |key: &[u8]| map.read().get(key).map_or(0, |v| sum(v));
     let from_store =
         |store: &Store, key: &[u8]| store.get(key).expect("get").map_or(0, |v| sum(&v));
-    samples.get_map.push(per(read_all(n, &get_order, from_map)));
+    samples.get_map.push(per(read_all(&get_order, from_map)));
     samples
         .get
-        .push(per(read_all(n, &get_order, |key| from_store(&store, key))));
-    samples.miss_map.push(per(seconds(|| {
-        for i in &get_order {
-            assert!(map.read().get(&absent(*i as usize)[..]).is_none());
-        }
-    })));
+        .push(per(read_all(&get_order, |key| from_store(&store, key))));
+    samples.miss_map.push(per(miss_map(&map, &get_order)));
     samples.miss.push(per(seconds(|| {
         for i in &get_order {
             assert!(store.get(absent(*i as usize)).expect("get").is_none());
@@ -231,10 +154,10 @@ fn round(n: usize, seed: u64, samples: &mut Samples) {
         .open(dir.path())
         .expect("the store opens");
     // Once to touch every page of the fresh map, once to measure.
-    read_all(n, &get_order, |key| from_store(&bare, key));
+    read_all(&get_order, |key| from_store(&bare, key));
     samples
         .get_unverified
-        .push(per(read_all(n, &get_order, |key| from_store(&bare, key))));
+        .push(per(read_all(&get_order, |key| from_store(&bare, key))));
     drop(bare);
 
     let dir = tempfile::tempdir().expect("a directory can be made");
@@ -278,7 +201,7 @@ fn snapshots(n: usize, seed: u64, samples: &mut Samples) {
     let snapshot = snapshot.expect("it was made");
     samples
         .snapshot_get
-        .push(per(read_all(n, &shuffled(n, seed ^ 2), |key| {
+        .push(per(read_all(&shuffled(n, seed ^ 2), |key| {
             snapshot.get(key).expect("get").map_or(0, |v| sum(&v))
         })));
     let mut pairs = 0;

@@ -1,0 +1,114 @@
+//! What the store is measured beside, in the same process: a locked map of boxed keys and values in
+//! memory, and bare appends to a mapped file.
+#![allow(dead_code)]
+
+use std::fs::File;
+
+use kvs::testing::FileMap;
+use kvs_format::record::{Draft, Framing, Kind};
+use kvs_format::segment::{SegmentHeader, SegmentKind};
+use parking_lot::RwLock;
+
+use crate::common::{absent, key, seconds, sum};
+
+pub const VALUE_BYTES: usize = 100;
+
+/// Of one record: 24 bytes of header, key, value, and what makes them a multiple of 8.
+const RECORD_BYTES: u64 = 144;
+
+pub type Map = RwLock<hashbrown::HashMap<Box<[u8]>, Box<[u8]>>>;
+
+/// Value number `i`.
+pub fn value(i: usize) -> [u8; VALUE_BYTES] {
+    let mut value = [i as u8; VALUE_BYTES];
+    value[..8].copy_from_slice(&(i as u64).to_le_bytes());
+    value
+}
+
+/// Seconds to put every pair into the map.
+pub fn fill_map(map: &Map, order: &[u32]) -> f64 {
+    seconds(|| {
+        for i in order {
+            let i = *i as usize;
+            map.write().insert(key(i).into(), value(i).into());
+        }
+    })
+}
+
+/// Seconds to look for as many keys that are not there.
+pub fn miss_map(map: &Map, order: &[u32]) -> f64 {
+    seconds(|| {
+        for i in order {
+            assert!(map.read().get(&absent(*i as usize)[..]).is_none());
+        }
+    })
+}
+
+/// Seconds to read pairs, and the sum of all bytes of their values, of each of which `get` gives one.
+pub fn read_some(order: &[u32], get: impl Fn(&[u8]) -> u64) -> (f64, u64) {
+    let mut total = 0u64;
+    let time = seconds(|| {
+        for i in order {
+            total = total.wrapping_add(get(&key(*i as usize)));
+        }
+    });
+    (time, total)
+}
+
+/// Seconds to read every pair.
+pub fn read_all(order: &[u32], get: impl Fn(&[u8]) -> u64) -> f64 {
+    let (time, total) = read_some(order, get);
+    assert_eq!(
+        total,
+        total_of(order.len()),
+        "every byte of every value was read"
+    );
+    time
+}
+
+/// Sum of the bytes of the first `n` values.
+pub fn total_of(n: usize) -> u64 {
+    (0..n).fold(0u64, |t, i| t.wrapping_add(sum(&value(i))))
+}
+
+/// Maps `file`, which is empty, with room for `n` records.
+fn mapped(file: &File, n: usize) -> FileMap {
+    let len = n as u64 * RECORD_BYTES;
+    rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, len)
+        .expect("space can be allocated");
+    FileMap::new(file, len).expect("the file can be mapped")
+}
+
+/// Seconds for bare appends to `file`, preallocated and mapped: header, key, value, nothing else.
+pub fn bare_log(file: &File, n: usize) -> f64 {
+    let mut writer = mapped(file, n);
+    seconds(|| {
+        for i in 0..n {
+            writer.append(&[&[1u8; 24], &key(i), &value(i)], RECORD_BYTES);
+        }
+    })
+}
+
+/// What a load can at best do: whole records, one behind the other, into `file`, preallocated and mapped;
+/// then one sync.
+pub fn bare_load(file: &File, order: &[u32]) -> f64 {
+    let mut writer = mapped(file, order.len());
+    file.sync_all().expect("the file can be synced");
+    let header = SegmentHeader {
+        kind: SegmentKind::Merged,
+        id: 1,
+        salt: [7; 16],
+    };
+    let place_key = header.place_key();
+    let mut offset = 0;
+    seconds(|| {
+        for i in order {
+            let (key, value) = (key(*i as usize), value(*i as usize));
+            let draft = Draft::new(Kind::Set, None, &key, &value).expect("it is short");
+            let (header, extension) = draft.place(&place_key, offset, 1, Framing::Single);
+            writer.append(&[&header[..], extension, &key, &value], draft.size());
+            offset += draft.size();
+        }
+        file.sync_data().expect("the file can be synced");
+    })
+}
