@@ -163,12 +163,11 @@ pub fn serve<E: Engine, P: ThreadPool>(
     }
     drop(ending);
     drop(driver);
-    let flushed = shared.engine.flush();
     let since = Instant::now();
     while !is_last(&shared, since) {
         std::thread::sleep(LAST_LOOK);
     }
-    match flushed {
+    match shared.engine.flush() {
         Ok(()) => Ok(()),
         Err(crate::engines::EngineError::Store(error)) => Err(error),
         Err(error) => Err(io::Error::other(error).into()),

@@ -131,7 +131,8 @@ impl ServerOptions {
 
     /// How long the end of a server waits for commands that run and replies that are being written.
     /// A command that takes longer goes on in the background, unanswered, with the engine it runs on;
-    /// but `KEYS` and `RANDOMKEY` break off.
+    /// but `KEYS` and `RANDOMKEY` break off. Then up to a quarter of a second more for those that are just
+    /// ending, so that the engine can be closed, and a flush.
     /// Default: 5 s.
     #[must_use]
     pub fn drain_max(mut self, drain: Duration) -> Self {

@@ -206,14 +206,15 @@ async fn serve<E: Engine>(engine: E, run: Run) -> Result<()> {
     tasks.abort_all();
     tasks.detach_all();
     waiting(&mut || drop(syncing.take()));
-    let mut outcome = Ok(());
-    waiting(&mut || outcome = shared.engine.flush());
+    // One that was in the middle of a burst may answer it yet: what it answers is flushed, too.
     let since = Instant::now();
     while !is_last(&shared, since) {
         // Aborted tasks are dropped by the runtime, be this its only thread.
         waiting(&mut || std::thread::sleep(LAST_LOOK));
         tokio::task::yield_now().await;
     }
+    let mut outcome = Ok(());
+    waiting(&mut || outcome = shared.engine.flush());
     match outcome {
         Ok(()) => Ok(()),
         Err(EngineError::Store(error)) => Err(error),
