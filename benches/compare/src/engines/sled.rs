@@ -1,5 +1,7 @@
 //! sled.
 
+use std::time::{Duration, Instant};
+
 use sled::{Batch, Db, Mode};
 
 use super::{Engine, Level, Setup};
@@ -10,19 +12,31 @@ pub struct Sled {
     level: Level,
 }
 
+/// A thread of sled's may hold its lock for a moment after the last handle has gone.
+fn patiently(open: impl Fn() -> sled::Result<Db>) -> sled::Result<Db> {
+    let start = Instant::now();
+    loop {
+        match open() {
+            Err(sled::Error::Io(_)) if start.elapsed() < Duration::from_secs(10) => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            opened => return opened,
+        }
+    }
+}
+
 impl Engine for Sled {
     type Reader<'a> = &'a Db;
 
     fn open(setup: &Setup) -> Self {
-        let base = sled::Config::new()
+        let config = sled::Config::new()
             .path(&setup.dir)
             .cache_capacity(setup.cache)
             .mode(Mode::HighThroughput)
-            .flush_every_ms(Some(1000))
-            .open()
-            .expect("sled opens");
+            .flush_every_ms(Some(1000));
+        let open = || config.open();
         Self {
-            base,
+            base: patiently(open).expect("sled opens"),
             level: setup.level,
         }
     }
