@@ -15,6 +15,7 @@
 //! | [`kvx`] | the export of a store: a stream of pairs, checked one by one and as a whole |
 //! | [`hash`] | the keyed 128-bit fingerprint of a key |
 //! | [`crc`] | the one checksum, and exactly which bytes it covers |
+//! | `clmul` | the same checksum by wide instructions, for x86-64 processors that have them |
 //! | [`name`] | file name <-> segment id |
 //!
 //! Order of belief, the same in every decoder: bound a length by the bytes at hand, check the bytes
@@ -22,6 +23,11 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "std")]
+extern crate std;
+
+#[cfg(target_arch = "x86_64")]
+pub mod clmul;
 pub mod crc;
 pub mod error;
 pub mod hash;

@@ -18,7 +18,7 @@
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::crc::{PlaceKey, crc32, crc32_of_parts};
+use crate::crc::{PlaceKey, crc32_from, crc32_of_parts, of_its_pages};
 use crate::error::DecodeError;
 use crate::{KEY_BYTES_MAX, VALUE_BYTES_MAX, aligned};
 
@@ -281,15 +281,16 @@ pub fn complete<'a>(
     if have < need {
         return Err(DecodeError::Truncated { need, have });
     }
-    let record = &record[..need as usize];
-    let computed = key.content(&record[CONTENT_START..]);
+    let need = need as usize;
+    let room = of_its_pages(record, offset, need);
+    let computed = key.content(&room[CONTENT_START..], need - CONTENT_START);
     if computed != header.content {
         return Err(DecodeError::BadContent {
             stored: header.content,
             computed,
         });
     }
-    let body = &record[HEADER_BYTES..];
+    let body = &record[HEADER_BYTES..need];
     let (expires_at, body) = match header.kind {
         Kind::SetExpiring => {
             let (stamp, rest) = body.split_at(8);
@@ -407,7 +408,7 @@ impl Draft {
                     gathered[at..at + part.len()].copy_from_slice(part);
                     at += part.len();
                 }
-                crc32(&gathered[..len])
+                crc32_from(0, &gathered, len)
             }
             false => crc32_of_parts(&parts),
         };

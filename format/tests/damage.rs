@@ -118,7 +118,7 @@ fn every_flipped_bit_of_a_record_is_refused_and_padding_is_not_looked_at() {
         let size = good.header.size() as usize;
         let elsewhere = image
             .key()
-            .holds(offset + 8, &image.bytes[*start..*start + body_end]);
+            .holds(offset + 8, &image.bytes[*start..], body_end);
         assert!(!elsewhere, "record at {offset}");
         each_flipped_bit(&image.bytes[*start..*start + size], |bytes, at| {
             let result = decode(&image.key(), offset, bytes);
@@ -129,7 +129,7 @@ fn every_flipped_bit_of_a_record_is_refused_and_padding_is_not_looked_at() {
             // A damaged header is refused as a whole: by `place`, before its lengths are used.
             let place = matches!(result, Err(DecodeError::BadPlace { .. }));
             assert_eq!(place, at < HEADER_BYTES, "record at {offset}, byte {at}");
-            let holds = image.key().holds(offset, &bytes[..body_end]);
+            let holds = image.key().holds(offset, bytes, body_end);
             assert_eq!(holds, at >= body_end, "record at {offset}, byte {at}");
         });
     }
@@ -140,11 +140,10 @@ fn what_is_too_short_for_a_header_has_no_checks_that_hold() {
     let image = log();
     let start = image.starts[0];
     for len in 0..HEADER_BYTES {
-        assert!(
-            !image
-                .key()
-                .holds(start as u64, &image.bytes[start..start + len])
-        );
+        let (key, offset) = (image.key(), start as u64);
+        assert!(!key.holds(offset, &image.bytes[start..], len));
+        assert!(!key.holds(offset, &image.bytes[start..start + len], len));
+        assert!(!key.holds(offset, &image.bytes[start..start + len], HEADER_BYTES));
     }
 }
 

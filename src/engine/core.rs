@@ -41,7 +41,8 @@ use crate::engine::version::Version;
 use crate::engine::waiters::Commit;
 use crate::index::Index;
 use crate::storage::fs::Fs;
-use crate::storage::mmap::{Map, MapWriter};
+use crate::storage::raw::checksum::use_fastest;
+use crate::storage::raw::mmap::{Map, MapWriter};
 use crate::storage::window::Windows;
 
 /// An open store over the file system `F`.
@@ -175,6 +176,7 @@ impl<F: Fs> Engine<F> {
     /// See [`crate::Options::open`].
     pub fn open(fs: F, config: Config) -> Result<Arc<Self>> {
         let started = std::time::Instant::now();
+        use_fastest();
         let found = recover(&fs, &config)?;
         let Recovered {
             manifest,
@@ -310,5 +312,20 @@ impl<F: Fs> Engine<F> {
             true => Err(Error::Poisoned),
             false => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::raw::checksum;
+    use crate::storage::real::RealFs;
+
+    #[test]
+    fn an_open_store_uses_the_fastest_checksum_there_is() {
+        let config = Config::new(&crate::engine::options::Options::new());
+        let engine = Engine::open(RealFs::in_memory(), config).expect("it opens");
+        assert_eq!(kvs_format::crc::is_fast(), checksum::is_there());
+        drop(engine);
     }
 }

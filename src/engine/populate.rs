@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::storage::mmap::{LARGE_BYTES, Map};
+use crate::storage::raw::mmap::{LARGE_BYTES, Map};
 
 /// Bytes asked for at a time.
 pub(crate) const STEP_BYTES: u64 = 1 << 20;

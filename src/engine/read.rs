@@ -185,40 +185,41 @@ fn match_unverified(
     }
 }
 
-/// Where the value stands in the segment, and its length, if `word` is of an ordinary record of `key`:
-/// one that does not expire, and whose checks hold if they are asked for. Anything else is to be looked
-/// at in full, by [`Engine::matches`].
+/// The value and where it stands in the segment, if `word` is of an ordinary record of `key`: one that does
+/// not expire, and whose checks hold if they are asked for. Anything else is to be looked at in full, by
+/// [`Engine::matches`].
 ///
 /// Few instructions, and no branch that is often missed: while memory is waited for, a processor goes
 /// on with what comes next as far as some 300 instructions, which is the next read if this one is short.
 #[inline(always)]
-pub(crate) fn plain_value(
-    stripe: &Stripe,
+pub(crate) fn plain_value<'a>(
+    stripe: &'a Stripe,
     word: Word,
     key: &[u8],
     checked: bool,
-) -> Option<(u64, u32)> {
+) -> Option<(u64, &'a [u8])> {
     let offset = stripe.offset_of(word);
     let bytes = stripe.map.from(offset);
     let (header, body) = RawHeader::ref_from_prefix(bytes).ok()?;
-    let (key_len, value_len) = (usize::from(header.key_len.get()), header.value_len.get());
-    let plain = header.kind == Kind::Set as u8
-        && key_len == key.len()
-        && header.framing <= Framing::BatchEnd as u8
-        && header.lsn.get() != 0
-        && value_len as usize <= VALUE_BYTES_MAX;
-    let body_len = key_len + value_len as usize;
-    if !plain || body_len > body.len() || !same(&body[..key_len], key) {
-        return None;
-    }
-    if checked
-        && !stripe
-            .place_key
-            .holds(offset, &bytes[..HEADER_BYTES + body_len])
+    let body_len = key.len() + header.value_len.get() as usize;
+    // Kind and framing in one comparison.
+    let kind = u16::from_le_bytes([header.framing, header.kind]);
+    let least = u16::from_le_bytes([Framing::Single as u8, Kind::Set as u8]);
+    if kind.wrapping_sub(least) > Framing::BatchEnd as u16
+        || header.lsn.get() == 0
+        || header.value_len.get() as usize > VALUE_BYTES_MAX
+        || usize::from(header.key_len.get()) != key.len()
+        || body_len > body.len()
+        || !same(&body[..key.len()], key)
     {
         return None;
     }
-    Some((offset + (HEADER_BYTES + key_len) as u64, value_len))
+    let len = HEADER_BYTES + body_len;
+    if checked && !stripe.place_key.holds(offset, bytes, len) {
+        return None;
+    }
+    let at = offset + (HEADER_BYTES + key.len()) as u64;
+    Some((at, &body[key.len()..body_len]))
 }
 
 /// Whether two slices of one length are equal: without a call, if they are of 8 to 16 bytes.
@@ -319,7 +320,8 @@ impl<F: Fs> Engine<F> {
     #[inline]
     pub(crate) fn value_among(&self, candidates: Candidates, key: &[u8]) -> Result<Option<Value>> {
         for (word, pin) in candidates.into_iter() {
-            if let Some((at, len)) = plain_value(&pin, word, key, self.config.verify_reads) {
+            if let Some((at, value)) = plain_value(&pin, word, key, self.config.verify_reads) {
+                let len = value.len() as u32;
                 return Ok(Some(Value::new(pin, at, len)));
             }
             if let Some(found) = self.matches(&pin, word, key, self.checks())? {
@@ -339,7 +341,8 @@ impl<F: Fs> Engine<F> {
         let Some((word, pin)) = self.index.candidate(hash, pinned) else {
             return Ok(None);
         };
-        if let Some((at, len)) = plain_value(&pin, word, key, self.config.verify_reads) {
+        if let Some((at, value)) = plain_value(&pin, word, key, self.config.verify_reads) {
+            let len = value.len() as u32;
             return Ok(Some(Value::new(pin, at, len)));
         }
         self.get_in_full(hash, key)

@@ -81,8 +81,8 @@ impl<'a, F: Fs> Reader<'a, F> {
         let Some((word, stripe)) = self.engine.index.candidate(hash, held) else {
             return Ok(None);
         };
-        if let Some((at, len)) = plain_value(stripe, word, key, self.engine.config.verify_reads) {
-            return Ok(stripe.map.slice(at, u64::from(len)));
+        if let Some((_, value)) = plain_value(stripe, word, key, self.engine.config.verify_reads) {
+            return Ok(Some(value));
         }
         self.get_in_full(hash, key)
     }

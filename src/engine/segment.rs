@@ -10,8 +10,8 @@ use crate::engine::expiring::Expiring;
 use crate::storage::error::{Result, StorageError};
 use crate::storage::fs::{Fs, FsFile};
 use crate::storage::location::Word;
-use crate::storage::mmap::Map;
 use crate::storage::pin::{Pin, Stripes};
+use crate::storage::raw::mmap::Map;
 use crate::storage::window::WindowLease;
 
 /// What readers need of a segment; one per live segment, shared by all its windows.

@@ -18,7 +18,7 @@ use crate::engine::many::{TOGETHER, bring};
 use crate::engine::read::{Candidates, Checks, plain_value};
 use crate::engine::value::Value;
 use crate::storage::fs::Fs;
-use crate::storage::mmap::Map;
+use crate::storage::raw::mmap::Map;
 use crate::storage::real::RealFs;
 
 /// The whole store as it was at one moment, while writes and compaction go on: see
@@ -175,7 +175,8 @@ impl<F: Fs> Snapshot<F> {
     fn value_among(&self, candidates: Candidates, key: &[u8]) -> Result<Option<Value>> {
         let checks = self.engine.checks();
         for (word, pin) in candidates.into_iter() {
-            if let Some((at, len)) = plain_value(&pin, word, key, checks == Checks::Both) {
+            if let Some((at, value)) = plain_value(&pin, word, key, checks == Checks::Both) {
+                let len = value.len() as u32;
                 return Ok(Some(Value::new(pin, at, len)));
             }
             if let Some(found) = self.engine.matches(&pin, word, key, checks)? {

@@ -14,7 +14,7 @@ use crate::engine::catalog::End;
 use crate::engine::scan::LastRecord;
 use crate::engine::segment::Segment;
 use crate::storage::fs::Fs;
-use crate::storage::mmap::MapWriter;
+use crate::storage::raw::mmap::MapWriter;
 
 /// A segment that exists, durably, and holds no record yet.
 pub(crate) struct Fresh<F: Fs> {

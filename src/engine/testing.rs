@@ -24,7 +24,7 @@ use crate::engine::store::Store;
 use crate::engine::value::Value;
 use crate::engine::writer::{One, When};
 use crate::storage::fs::{Access, Fs};
-use crate::storage::mmap::{Map, MapWriter};
+use crate::storage::raw::mmap::{Map, MapWriter};
 use crate::storage::real::RealFs;
 
 pub use crate::engine::catalog::replay;

@@ -33,7 +33,7 @@ use crate::engine::segment::{Segment, Slot};
 use crate::engine::tasks::{FailOnPanic, Fresh, HintJob, SealJob, Task};
 use crate::storage::error::StorageError;
 use crate::storage::fs::{Access, Fs, FsFile};
-use crate::storage::mmap::LARGE_BYTES;
+use crate::storage::raw::mmap::LARGE_BYTES;
 
 /// Bytes below which a segment is not made smaller to fit a disk that is nearly full.
 pub(crate) const SHRINKING_BYTES_MIN: u64 = 1 << 20;

@@ -14,8 +14,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use crate::storage::mmap::Access;
-use crate::storage::mmap::{Map, MapWriter};
+pub use crate::storage::raw::mmap::Access;
+use crate::storage::raw::mmap::{Map, MapWriter};
 
 /// One store directory. Names are plain file names without a separator.
 pub trait Fs: Send + Sync + 'static {

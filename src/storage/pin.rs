@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use kvs_format::crc::PlaceKey;
 
 use crate::storage::location::Word;
-use crate::storage::mmap::Map;
+use crate::storage::raw::mmap::Map;
 
 /// Counters per segment.
 pub const STRIPES: usize = 16;

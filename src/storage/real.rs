@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, FallocateFlags, MemfdFlags, Mode, OFlags};
 
 use crate::storage::error::{Result, StorageError};
 use crate::storage::fs::{Access, Fs, FsFile};
-use crate::storage::mmap::{Map, MapWriter};
+use crate::storage::raw::mmap::{Map, MapWriter};
 
 /// How records reach the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

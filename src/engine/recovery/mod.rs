@@ -34,7 +34,7 @@ use crate::engine::segment::{Segment, Slot, View, read_header};
 use crate::index::Index;
 use crate::storage::error::StorageError;
 use crate::storage::fs::{Access, Fs, FsFile};
-use crate::storage::mmap::MapWriter;
+use crate::storage::raw::mmap::MapWriter;
 use crate::storage::window::Windows;
 use verdict::{Stopped, Successor, Verdict, verdict};
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use crate::storage::fs::{Access, Fs, FsFile};
-use crate::storage::mmap::{Map, MapWriter};
+use crate::storage::raw::mmap::{Map, MapWriter};
 use crate::storage::sim::SimFs;
 use crate::storage::sim::disk::{Disk, Inode};
 use crate::storage::sim::fault::{Call, Effect, Fault};

@@ -25,7 +25,7 @@ fn every_fallible_call_is_counted_and_can_be_failed() {
         (Call::Map, |_, f| f.map(512, Access::ReadWrite).map(drop)),
         (Call::Store, |fs, f| {
             let before = fs.snapshot();
-            let (_, mut writer) = crate::storage::mmap::Map::new(
+            let (_, mut writer) = crate::storage::raw::mmap::Map::new(
                 // A map of the file, made without a call.
                 f.memory(),
                 512,

@@ -1,4 +1,4 @@
-//! Maps whose published bytes never change. All `unsafe` of the library is in this file.
+//! Maps whose published bytes never change.
 //!
 //! A segment file is mapped once for its whole life. [`MapWriter`] is the only thing that can change
 //! the mapped bytes; there is one per map and it stores only at or above the published length.

@@ -1,0 +1,4 @@
+//! All `unsafe` of the library, behind what is safe to call.
+
+pub mod checksum;
+pub mod mmap;
