@@ -177,12 +177,18 @@ fn run(arguments: &RunArguments) -> Result<(), String> {
     let mut report = Report::new(&plan);
     let scenarios = rows::scenarios(&scale);
     let start = std::time::Instant::now();
-    report.runs = plan.run(&scenarios, &mut |what| {
-        eprintln!("{:>6.0} s: {what}", start.elapsed().as_secs_f64());
+    report.runs = plan.run(&scenarios, &mut |what, runs| {
+        let mut so_far = report.clone();
+        so_far.seconds = start.elapsed().as_secs_f64();
+        so_far.runs = runs.to_vec();
+        eprintln!("{:>6.0} s: {what}", so_far.seconds);
+        // Whoever ends it early keeps what there is; the last time it must work.
+        if let Err(error) = save(&so_far, &arguments.out) {
+            eprintln!("{error}");
+        }
     });
     report.seconds = start.elapsed().as_secs_f64();
-    let text = serde_json::to_string_pretty(&report).map_err(|e| e.to_string())?;
-    write(&arguments.out, &text)?;
+    save(&report, &arguments.out)?;
     let failed: Vec<String> = report
         .runs
         .iter()
@@ -203,6 +209,11 @@ fn run(arguments: &RunArguments) -> Result<(), String> {
         )),
         false => Ok(()),
     }
+}
+
+fn save(report: &Report, path: &Path) -> Result<(), String> {
+    let text = serde_json::to_string_pretty(report).map_err(|e| e.to_string())?;
+    write(path, &text)
 }
 
 fn report(arguments: &ReportArguments) -> Result<(), String> {

@@ -83,8 +83,8 @@ impl Plan {
             .collect()
     }
 
-    /// Everything, in interleaved rounds. `told` hears what is going on.
-    pub fn run(&self, scenarios: &[Scenario], told: &mut dyn FnMut(&str)) -> Vec<Run> {
+    /// Everything, in interleaved rounds. `told` hears what is going on, and sees all runs so far.
+    pub fn run(&self, scenarios: &[Scenario], told: &mut dyn FnMut(&str, &[Run])) -> Vec<Run> {
         let mut runs = Vec::new();
         for round in 0..self.rounds {
             for scenario in scenarios {
@@ -102,12 +102,9 @@ impl Plan {
                     let start = Instant::now();
                     self.run_scenario(scenario, known, round, &mut runs);
                     let seconds = start.elapsed().as_secs_f64();
-                    told(&format!(
-                        "round {}: {}: {}: {seconds:.1} s",
-                        round + 1,
-                        scenario.name,
-                        known.name
-                    ));
+                    let (round, scenario, engine) = (round + 1, scenario.name, known.name);
+                    let what = format!("round {round}: {scenario}: {engine}: {seconds:.1} s");
+                    told(&what, &runs);
                 }
             }
         }
