@@ -572,6 +572,9 @@ impl Runner {
                     return Err(format!("it reported {report:?}"));
                 }
                 if !writes.is_empty() {
+                    if let Some(walk) = &mut self.walk {
+                        walk.note(&writes);
+                    }
                     self.oracle.commit(begun, writes);
                     self.oracle.promise(self.fs.log_len());
                 }
