@@ -19,10 +19,15 @@ use crate::storage::real::RealFs;
 /// Windows looked up together.
 const PAGE_WINDOWS: usize = 256;
 
-type Page = Box<[OnceCell<Arc<Slot>>]>;
+type Cell = OnceCell<Arc<Slot>>;
 
 /// Segments held, by window.
-struct Held(Box<[OnceCell<Page>]>);
+struct Held {
+    /// Of the first windows: all that most stores have.
+    first: Box<[Cell]>,
+    /// Of all others, so many together.
+    pages: Box<[OnceCell<Box<[Cell]>>]>,
+}
 
 fn cells<T>(n: usize) -> Box<[OnceCell<T>]> {
     (0..n).map(|_| OnceCell::new()).collect()
@@ -30,15 +35,27 @@ fn cells<T>(n: usize) -> Box<[OnceCell<T>]> {
 
 impl Held {
     fn new() -> Self {
-        Self(cells(WINDOWS_MAX / PAGE_WINDOWS))
+        Self {
+            first: cells(PAGE_WINDOWS),
+            pages: cells(WINDOWS_MAX / PAGE_WINDOWS),
+        }
+    }
+
+    #[cold]
+    fn in_pages(&self, window: usize) -> &Cell {
+        let page = self.pages[window / PAGE_WINDOWS].get_or_init(|| cells(PAGE_WINDOWS));
+        &page[window % PAGE_WINDOWS]
     }
 
     /// The segment that `word` points into, held from now on.
     #[inline]
     fn keep(&self, word: Word, view: &View) -> &Stripe {
         let window = word.window();
-        let page = self.0[window / PAGE_WINDOWS].get_or_init(|| cells(PAGE_WINDOWS));
-        let held = page[window % PAGE_WINDOWS].get_or_init(|| Arc::clone(view.slot(word)));
+        let cell = match self.first.get(window) {
+            Some(cell) => cell,
+            None => self.in_pages(window),
+        };
+        let held = cell.get_or_init(|| Arc::clone(view.slot(word)));
         debug_assert!(
             Arc::ptr_eq(held, view.slot(word)),
             "a window is not used again while its segment is mapped"
@@ -51,8 +68,8 @@ impl Held {
 ///
 /// What it returns borrows the reader. As long as the reader lives, segments that it has read from
 /// stay mapped and their disk space is not given back, though they may long have been compacted away:
-/// call [`Reader::refresh`] now and then in a store that is written to. Memory: 2 KiB and up to 2 KiB
-/// for every 64 GiB of windows read from.
+/// call [`Reader::refresh`] now and then in a store that is written to. Memory: 6 KiB, and up to 2 KiB
+/// for every further 64 GiB of windows read from.
 pub struct Reader<'a, F: Fs = RealFs> {
     engine: &'a Engine<F>,
     held: Held,
