@@ -266,9 +266,10 @@ impl<F: Fs> Engine<F> {
         } = one;
         Self::check_sizes(key, value)?;
         let hash = self.hash_key.hash(key);
-        let draft = Draft::new(kind, expires_at, key, value).expect("lengths were checked");
         let version = self.version.get();
         let known = self.look_up(hash, key)?;
+        // Behind the look-up: the processor computes the check while it waits for the index.
+        let draft = Draft::new(kind, expires_at, key, value).expect("lengths were checked");
 
         // Half a write must not be followed by others.
         let _fails = FailOnPanic(&self.upkeep);
