@@ -62,28 +62,16 @@ mod x86 {
 }
 
 // On a processor that does not have the instructions there is nothing to be tried.
-#[cfg(test)]
+#[cfg(all(test, feature = "testing"))]
 mod tests {
     use kvs_format::crc::PlaceKey;
     use kvs_format::record::{Framing, HEADER_BYTES, Kind, encode_into};
 
     use super::wide;
+    use crate::storage::sim::rng::Rng;
 
-    /// A stream of well spread numbers (splitmix64).
-    struct Random(u64);
-
-    impl Random {
-        fn next(&mut self) -> u64 {
-            self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            let mut z = self.0;
-            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            z ^ (z >> 31)
-        }
-
-        fn bytes(&mut self, n: usize) -> Vec<u8> {
-            (0..n).map(|_| self.next() as u8).collect()
-        }
+    fn bytes(random: &mut Rng, n: usize) -> Vec<u8> {
+        (0..n).map(|_| random.next() as u8).collect()
     }
 
     /// By tables, whatever this process uses.
@@ -100,10 +88,10 @@ mod tests {
     #[test]
     fn the_wide_checksum_is_the_one_by_definition_at_every_length_and_room() {
         let Some(wide) = wide() else { return };
-        let mut random = Random(1);
+        let mut random = Rng::new(1, 0);
         for len in (0..700).chain([1_000, 4_096, 65_537]) {
             for behind in [0, 1, 17, 63, 64, 127, 128, 300] {
-                let bytes = random.bytes(len + behind);
+                let bytes = bytes(&mut random, len + behind);
                 for before in [0, u32::MAX, random.next() as u32] {
                     let expected = (len >= 4).then(|| by_tables(before, &bytes[..len]));
                     let found = (wide.crc32)(before, &bytes, len);
@@ -123,7 +111,7 @@ mod tests {
     #[test]
     fn a_room_that_is_too_short_has_no_wide_checksum() {
         let Some(wide) = wide() else { return };
-        let bytes = Random(2).bytes(600);
+        let bytes = bytes(&mut Rng::new(2, 0), 600);
         for room in 0..300 {
             for len in [room + 1, room + 129, usize::MAX] {
                 let found = (wide.crc32)(0, &bytes[..room], len);
@@ -140,7 +128,7 @@ mod tests {
     #[test]
     fn both_wide_checks_are_those_of_the_record_and_no_flipped_bit_passes() {
         let Some(wide) = wide() else { return };
-        let mut random = Random(3);
+        let mut random = Rng::new(3, 0);
         // Every length of a value, and every length around where another way is taken.
         let edges = [
             0, 1, 9, 34, 40, 49, 56, 57, 58, 120, 121, 122, 140, 185, 241, 242, 249, 250,
@@ -150,11 +138,14 @@ mod tests {
             .flat_map(|key| edges.map(|value| (*key, value)));
         let lengths = (0..600).map(|n| (n * 7 % 41, n)).chain(edges);
         for (n, (key_len, value_len)) in lengths.enumerate() {
-            let (key, value) = (random.bytes(key_len), random.bytes(value_len));
-            let (salt, id) = (*random.bytes(16).first_chunk().expect("16"), random.next());
+            let (key, value) = (bytes(&mut random, key_len), bytes(&mut random, value_len));
+            let (salt, id) = (
+                *bytes(&mut random, 16).first_chunk().expect("16"),
+                random.next(),
+            );
             let offset = random.next() >> (n % 64);
             let expires = (n % 3 == 0).then(|| random.next());
-            let mut room = random.bytes(key_len + value_len + 400);
+            let mut room = bytes(&mut random, key_len + value_len + 400);
             let place_key = PlaceKey::of_segment(&salt, id);
             let size = encode_into(
                 &mut room,

@@ -65,7 +65,7 @@ mod meanwhile;
 mod names;
 mod pages;
 mod replay;
-mod rng;
+pub(in crate::storage) mod rng;
 
 #[cfg(test)]
 mod tests;

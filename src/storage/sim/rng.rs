@@ -5,18 +5,18 @@
 
 /// A stream of numbers.
 #[derive(Clone, Debug)]
-pub(super) struct Rng(u64);
+pub(in crate::storage) struct Rng(u64);
 
 impl Rng {
     /// The stream `stream` of `seed`: streams of one seed have nothing to do with each other.
-    pub(super) fn new(seed: u64, stream: u64) -> Self {
+    pub(in crate::storage) fn new(seed: u64, stream: u64) -> Self {
         let mut mixed = Self(seed);
         let first = mixed.next();
         Self(first ^ stream.wrapping_mul(0xD1B5_4A32_D192_ED03))
     }
 
     /// The next number.
-    pub(super) fn next(&mut self) -> u64 {
+    pub(in crate::storage) fn next(&mut self) -> u64 {
         // Steele, Lea & Flood, "Fast Splittable Pseudorandom Number Generators", 2014.
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
