@@ -94,15 +94,17 @@ impl<F: Fs> Engine<F> {
         mut keys: impl Iterator<Item = (u64, &'k [u8])>,
         mut each: impl FnMut(Known),
     ) -> Result<()> {
-        let mut together: Vec<(&[u8], Candidates)> = Vec::with_capacity(TOGETHER);
+        let mut together: Vec<(u64, &[u8])> = Vec::with_capacity(TOGETHER);
+        let mut found: Vec<Candidates> = Vec::with_capacity(TOGETHER);
         loop {
             let some = keys.by_ref().take(TOGETHER);
-            together.extend(some.map(|(hash, key)| (key, self.candidates(hash))));
+            together.extend(some.inspect(|(hash, _)| self.index.prefetch(*hash)));
             if together.is_empty() {
                 return Ok(());
             }
-            bring(together.iter().map(|(_, candidates)| candidates));
-            for (key, candidates) in together.drain(..) {
+            found.extend(together.iter().map(|(hash, _)| self.candidates(*hash)));
+            bring(&found);
+            for ((_, key), candidates) in together.drain(..).zip(found.drain(..)) {
                 each(self.known_among(candidates, key)?);
             }
         }

@@ -249,6 +249,23 @@ impl Store {
         self.engine.get_many(keys)
     }
 
+    /// Brings what gets of `keys` will wait for into the processor's caches, without waiting for it: for
+    /// some dozen keys that are known a little before they are read.
+    ///
+    /// A hint, and never an error. Cost: about that of finding that the keys are not there. Where the
+    /// processor has no such instruction (there is one for x86-64 and 64-bit ARM) it helps little.
+    ///
+    /// ```
+    /// let store = kvs::Options::new().open_in_memory()?;
+    /// store.set("a", "1")?;
+    /// store.prefetch(&["a", "b"]);
+    /// assert_eq!(store.get("a")?.as_deref(), Some(&b"1"[..]));
+    /// # Ok::<(), kvs::Error>(())
+    /// ```
+    pub fn prefetch<K: AsRef<[u8]>>(&self, keys: &[K]) {
+        self.engine.prefetch(keys);
+    }
+
     /// A reader for hot loops: it pins what it reads once, and its values are plain slices that
     /// borrow it.
     ///

@@ -28,6 +28,7 @@ use crate::engine::time::WallClock;
 use crate::index::ShardMut;
 use crate::storage::fs::{Fs, FsFile};
 use crate::storage::location::Word;
+use crate::storage::raw::prefetch::LINE_BYTES;
 
 /// A record to be written.
 #[derive(Clone, Copy)]
@@ -266,10 +267,11 @@ impl<F: Fs> Engine<F> {
         } = one;
         Self::check_sizes(key, value)?;
         let hash = self.hash_key.hash(key);
+        // The check is computed while the index comes from memory.
+        self.index.prefetch(hash);
+        let draft = Draft::new(kind, expires_at, key, value).expect("lengths were checked");
         let version = self.version.get();
         let known = self.look_up(hash, key)?;
-        // Behind the look-up: the processor computes the check while it waits for the index.
-        let draft = Draft::new(kind, expires_at, key, value).expect("lengths were checked");
 
         // Half a write must not be followed by others.
         let _fails = FailOnPanic(&self.upkeep);
@@ -461,6 +463,8 @@ impl<F: Fs> Engine<F> {
         let size = draft.size();
         active.offset += size;
         active.map.publish(active.offset);
+        // The next one's lines. Its first is this one's last.
+        segment.slot.map().prefetch(active.offset + LINE_BYTES);
         section.next_lsn += 1;
         section.written.appended += size;
         if draft.is_data() {

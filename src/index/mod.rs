@@ -8,6 +8,7 @@
 //! - A word is in the table only while its segment is in the view of the same shard.
 //! - A shard's table is shared with snapshots; the first change after one copies it.
 
+mod ahead;
 mod forecast;
 mod table;
 mod words;

@@ -7,6 +7,7 @@ use crate::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use hashbrown::HashTable;
 use kvs_format::hash::shard_of;
 
+use crate::index::ahead::Ahead;
 use crate::index::words::{Memory, Words};
 use crate::storage::location::{Word, hash_bits, table_hash};
 
@@ -17,15 +18,18 @@ struct Shard<V> {
     view: Arc<V>,
 }
 
-// A cache line pair of its own: neighbours' locks must not fight.
+/// A shard behind its lock, in a cache line pair of its own: neighbours' locks must not fight.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Padded<T>(T);
+struct Locked<V> {
+    lock: RwLock<Shard<V>>,
+    ahead: Ahead,
+}
 
 /// All shards.
 #[derive(Debug)]
 pub struct Index<V> {
-    shards: Box<[Padded<RwLock<Shard<V>>>]>,
+    shards: Box<[Locked<V>]>,
     bits: u8,
     len: AtomicU64,
     memory: Arc<Memory>,
@@ -86,6 +90,7 @@ impl<V> Shard<V> {
 /// A shard locked for a change.
 pub struct ShardMut<'a, V> {
     shard: RwLockWriteGuard<'a, Shard<V>>,
+    ahead: &'a Ahead,
     len: &'a AtomicU64,
 }
 
@@ -94,11 +99,12 @@ impl<V> Index<V> {
     pub fn new(bits: u8, view: &Arc<V>) -> Self {
         let memory = Arc::<Memory>::default();
         let shards = (0..1usize << bits)
-            .map(|_| {
-                Padded(RwLock::new(Shard {
+            .map(|_| Locked {
+                lock: RwLock::new(Shard {
                     table: Arc::new(Words::new(HashTable::new(), &memory)),
                     view: Arc::clone(view),
-                }))
+                }),
+                ahead: Ahead::default(),
             })
             .collect();
         Self {
@@ -121,7 +127,21 @@ impl<V> Index<V> {
 
     #[inline]
     fn shard(&self, hash: u64) -> &RwLock<Shard<V>> {
-        &self.shards[shard_of(hash, self.bits)].0
+        &self.shards[shard_of(hash, self.bits)].lock
+    }
+
+    /// As [`Index::shard`], for a look-up: what it will wait for is asked for at once.
+    #[inline]
+    fn shard_to_look_up(&self, hash: u64) -> &RwLock<Shard<V>> {
+        let shard = &self.shards[shard_of(hash, self.bits)];
+        shard.ahead.ask(hash_bits(hash));
+        &shard.lock
+    }
+
+    /// Brings what a look-up of this hash will wait for into the processor's caches, without waiting.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        self.shard_to_look_up(hash);
     }
 
     /// Calls `visit` with every word that may stand for a key of this hash, under the read lock.
@@ -130,7 +150,7 @@ impl<V> Index<V> {
     #[inline]
     pub fn candidates(&self, hash: u64, mut visit: impl FnMut(Word, &Arc<V>)) {
         let bits = hash_bits(hash);
-        let shard = self.shard(hash).read();
+        let shard = self.shard_to_look_up(hash).read();
         for word in shard.table.iter_hash(table_hash(bits)) {
             if word.bits() == bits {
                 visit(*word, &shard.view);
@@ -143,7 +163,7 @@ impl<V> Index<V> {
     #[inline]
     pub fn candidate<T>(&self, hash: u64, visit: impl FnOnce(Word, &Arc<V>) -> T) -> Option<T> {
         let bits = hash_bits(hash);
-        let shard = self.shard(hash).read();
+        let shard = self.shard_to_look_up(hash).read();
         let word = shard
             .table
             .find(table_hash(bits), |word| word.bits() == bits)?;
@@ -159,8 +179,15 @@ impl<V> Index<V> {
     /// Locks the shard of `hash` for a change.
     #[inline]
     pub fn lock(&self, hash: u64) -> ShardMut<'_, V> {
+        self.lock_shard(shard_of(hash, self.bits))
+    }
+
+    #[inline]
+    fn lock_shard(&self, shard: usize) -> ShardMut<'_, V> {
+        let Locked { lock, ahead } = &self.shards[shard];
         ShardMut {
-            shard: self.shard(hash).write(),
+            shard: lock.write(),
+            ahead,
             len: &self.len,
         }
     }
@@ -171,13 +198,9 @@ impl<V> Index<V> {
         let mut shards: Vec<usize> = hashes.map(|hash| shard_of(hash, self.bits)).collect();
         shards.sort_unstable();
         shards.dedup();
-        let lock = |shard: usize| ShardMut {
-            shard: self.shards[shard].0.write(),
-            len: &self.len,
-        };
         shards
             .into_iter()
-            .map(|shard| (shard, lock(shard)))
+            .map(|shard| (shard, self.lock_shard(shard)))
             .collect()
     }
 
@@ -189,13 +212,15 @@ impl<V> Index<V> {
     /// Shows every shard a new view. A word of a new segment may be inserted afterwards.
     pub fn set_view(&self, view: &Arc<V>) {
         for shard in &self.shards {
-            shard.0.write().view = Arc::clone(view);
+            shard.lock.write().view = Arc::clone(view);
         }
     }
 
     /// Puts a finished table in the place of shard number `shard`.
     pub fn install(&self, shard: usize, table: HashTable<Word>) {
-        let mut slot = self.shards[shard].0.write();
+        let Locked { lock, ahead } = &self.shards[shard];
+        let mut slot = lock.write();
+        ahead.note(&table);
         self.len.fetch_add(table.len() as u64, Ordering::Relaxed);
         self.len
             .fetch_sub(slot.table.len() as u64, Ordering::Relaxed);
@@ -212,12 +237,13 @@ impl<V> Index<V> {
             .collect();
         let mut locked: Vec<_> = tables
             .iter()
-            .map(|(shard, _)| self.shards[*shard].0.write())
+            .map(|(shard, _)| self.shards[*shard].lock.write())
             .collect();
         let mut len = self.len.load(Ordering::Relaxed);
-        for (shard, (_, table)) in locked.iter_mut().zip(&mut tables) {
+        for (shard, (number, table)) in locked.iter_mut().zip(&mut tables) {
             len = len + table.len() as u64 - shard.table.len() as u64;
             std::mem::swap(&mut shard.table, table);
+            self.shards[*number].ahead.note(&shard.table);
         }
         self.len.store(len, Ordering::Relaxed);
         drop(locked);
@@ -226,8 +252,8 @@ impl<V> Index<V> {
 
     /// All tables as they are now. The caller keeps writers out while it asks.
     pub fn snapshot(&self) -> Vec<ShardSnapshot<V>> {
-        let of = |shard: &Padded<RwLock<Shard<V>>>| {
-            let shard = shard.0.read();
+        let of = |shard: &Locked<V>| {
+            let shard = shard.lock.read();
             ShardSnapshot {
                 table: Arc::clone(&shard.table),
                 view: Arc::clone(&shard.view),
@@ -246,7 +272,7 @@ impl<V> Index<V> {
         from: u64,
         count: usize,
     ) -> (Vec<Word>, Arc<V>, bool) {
-        let shard = self.shards[shard].0.read();
+        let shard = self.shards[shard].lock.read();
         let words = shard.table.iter().copied();
         let (words, more) = smallest(words, from, count, Word::bits);
         (words, Arc::clone(&shard.view), more)
@@ -268,7 +294,7 @@ impl<V> Index<V> {
     /// copied first.
     pub fn growth(&self, more: impl IntoIterator<Item = (usize, usize)>) -> u64 {
         let of = |(shard, more): (usize, usize)| {
-            let shard = self.shards[shard].0.read();
+            let shard = self.shards[shard].lock.read();
             let copied = match Arc::strong_count(&shard.table) > 1 && more > 0 {
                 true => shard.table.allocation_size() as u64,
                 false => 0,
@@ -293,11 +319,24 @@ impl<V> ShardMut<'_, V> {
 }
 
 impl<V> ShardMut<'_, V> {
+    /// The table, for a change: a copy if a snapshot holds it.
+    #[inline]
+    fn table(&mut self) -> &mut Words {
+        let before = Arc::as_ptr(&self.shard.table);
+        let table = Arc::make_mut(&mut self.shard.table);
+        if !std::ptr::eq(before, table) {
+            self.ahead.note(table);
+        }
+        table
+    }
+
     /// Adds `word`, which is not in the table. Called, like [`ShardMut::remove`], by one thread at a
     /// time: words are added and taken away by the one writer.
     #[inline]
     pub fn insert(&mut self, word: Word) {
-        Arc::make_mut(&mut self.shard.table).insert(word);
+        if self.table().insert(word) {
+            self.ahead.note(&self.shard.table);
+        }
         // One writer at a time: no read-modify-write is needed.
         let len = self.len.load(Ordering::Relaxed);
         self.len.store(len + 1, Ordering::Relaxed);
@@ -306,13 +345,13 @@ impl<V> ShardMut<'_, V> {
     /// Puts `new` in the place of exactly `old`; false if `old` is not there.
     #[inline]
     pub fn replace(&mut self, old: Word, new: Word) -> bool {
-        Arc::make_mut(&mut self.shard.table).replace(old, new)
+        self.table().replace(old, new)
     }
 
     /// Takes exactly `old` away; false if it is not there.
     #[inline]
     pub fn remove(&mut self, old: Word) -> bool {
-        let removed = Arc::make_mut(&mut self.shard.table).remove(old);
+        let removed = self.table().remove(old);
         if removed {
             let len = self.len.load(Ordering::Relaxed);
             self.len.store(len - 1, Ordering::Relaxed);

@@ -129,14 +129,16 @@ impl Words {
         grown.saturating_sub(bytes)
     }
 
-    /// Adds `word`, which is not in it.
+    /// Adds `word`, which is not in it. True if the table lies somewhere else now.
     #[inline]
-    pub fn insert(&mut self, word: Word) {
-        if self.table.len() == self.table.capacity() {
+    pub fn insert(&mut self, word: Word) -> bool {
+        let is_full = self.table.len() == self.table.capacity();
+        if is_full {
             self.make_room();
         }
         self.table
             .insert_unique(table_hash(word.bits()), word, |w| table_hash(w.bits()));
+        is_full
     }
 
     #[cold]
@@ -208,7 +210,9 @@ mod tests {
         for more in [1, 10, 1000, 20_000] {
             let mut copy = words.clone();
             let (before, wanted) = (memory.bytes(), words.growth(more));
-            (0..more as u64).for_each(|i| copy.insert(word(10_000 + i)));
+            for i in 0..more as u64 {
+                copy.insert(word(10_000 + i));
+            }
             assert_eq!(memory.bytes() - before, wanted, "{more} more");
         }
         drop(words);
@@ -220,7 +224,9 @@ mod tests {
         let memory = Arc::new(Memory::default());
         let mut words = Words::new(HashTable::new(), &memory);
         let full = full(1024) as u64;
-        (0..full).for_each(|i| words.insert(word(i)));
+        for i in 0..full {
+            words.insert(word(i));
+        }
         let bytes = memory.bytes();
         assert!(words.growth(1) > 0);
         // Three quarters of them stay; each round removes the oldest and adds as many.
@@ -239,7 +245,9 @@ mod tests {
         let memory = Arc::new(Memory::default());
         let mut words = Words::new(HashTable::new(), &memory);
         let full = full(1024) as u64;
-        (0..full).for_each(|i| words.insert(word(i)));
+        for i in 0..full {
+            words.insert(word(i));
+        }
         let bytes = memory.bytes();
         // An eleventh is removed and comes again, over and over.
         let (mut first, mut next) = (0, full);

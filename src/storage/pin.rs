@@ -75,6 +75,12 @@ impl Stripe {
     pub fn offset_of(&self, word: Word) -> u64 {
         word.offset(self.base)
     }
+
+    /// Brings the record that `word` names into the processor's caches, without waiting for it.
+    #[inline]
+    pub fn prefetch(&self, word: Word) {
+        self.map.prefetch(self.offset_of(word));
+    }
 }
 
 /// The number, below [`STRIPES`], of the counters that the calling thread takes.

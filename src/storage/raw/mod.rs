@@ -2,3 +2,4 @@
 
 pub mod checksum;
 pub mod mmap;
+pub mod prefetch;
