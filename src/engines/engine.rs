@@ -174,6 +174,11 @@ pub trait Engine: Clone + Send + Sync + 'static {
     /// Whatever keeps the engine from reading it.
     fn get(&self, key: &[u8]) -> EngineResult<Option<Self::Value>>;
 
+    /// Lets the engine ask for what gets of `keys` will wait for. A hint; the default does nothing.
+    fn prefetch(&self, keys: &[&[u8]]) {
+        let _ = keys;
+    }
+
     /// Stores `value` under `key`, and returns as durable as the engine was opened.
     ///
     /// # Errors

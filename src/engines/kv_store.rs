@@ -155,6 +155,10 @@ impl Engine for KvStore {
         Ok(self.store.get(key)?)
     }
 
+    fn prefetch(&self, keys: &[&[u8]]) {
+        self.store.prefetch(keys);
+    }
+
     fn set(&self, key: &[u8], value: &[u8], options: SetOptions) -> EngineResult<()> {
         let expiry = expiry(options.expires_at_ms);
         let options = crate::SetOptions::new().expiry(expiry);

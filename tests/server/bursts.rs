@@ -33,6 +33,8 @@ struct Gated {
     store: KvStore,
     gate: Arc<(Mutex<Gate>, Condvar)>,
     appended: Arc<AtomicUsize>,
+    /// Keys it was told that it will be asked for.
+    prefetched: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Gated {
@@ -42,6 +44,7 @@ impl Gated {
             store: KvStore::from_store(options.open(dir.path()).unwrap()),
             gate: Arc::new((Mutex::new(Gate::Open), Condvar::new())),
             appended: Arc::default(),
+            prefetched: Arc::default(),
         }
     }
 
@@ -76,6 +79,12 @@ impl Engine for Gated {
 
     fn get(&self, key: &[u8]) -> EngineResult<Option<kvs::Value>> {
         Engine::get(&self.store, key)
+    }
+
+    fn prefetch(&self, keys: &[&[u8]]) {
+        Engine::prefetch(&self.store, keys);
+        let mut prefetched = self.prefetched.lock().unwrap();
+        prefetched.extend(keys.iter().map(|key| key.to_vec()));
     }
 
     fn set(&self, key: &[u8], value: &[u8], options: SetOptions) -> EngineResult<()> {
@@ -132,6 +141,35 @@ fn gated(test: impl Fn(&Running, &Gated)) {
 /// Asks in a thread of its own, for an answer that is waited for.
 fn later(mut client: KvsClient, line: &'static str) -> std::thread::JoinHandle<String> {
     std::thread::spawn(move || ask(&mut client, line))
+}
+
+/// Several at once: of one, or of what is written, nothing is to be had by it.
+#[test]
+fn an_engine_is_told_of_the_keys_that_a_burst_reads_before_the_first_is_read() {
+    gated(|running, engine| {
+        let told = || std::mem::take(&mut *engine.prefetched.lock().unwrap());
+        let mut client = running.client();
+        assert_eq!(ask(&mut client, "SET a 1"), "OK");
+        assert_eq!(ask(&mut client, "GET a"), "\"1\"");
+        assert_eq!(ask(&mut client, "MSET b 1 c 2"), "OK");
+        assert_eq!(told(), [b""; 0]);
+        ask(&mut client, "MGET a none c");
+        assert_eq!(told(), [&b"a"[..], b"none", b"c"]);
+        // However the bytes arrive: sooner or later together.
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let pipeline = client.pipeline().arg(["GET", "a"]).arg(["SET", "d", "1"]);
+            let replies = pipeline.arg(["GET", "b"]).run().unwrap();
+            assert_eq!(
+                replies.iter().map(show).collect::<Vec<_>>(),
+                ["\"1\"", "OK", "\"1\""]
+            );
+            if told() == [b"a", b"b"] {
+                break;
+            }
+            assert!(Instant::now() < until, "never told");
+        }
+    });
 }
 
 #[test]
