@@ -69,6 +69,8 @@ struct Samples {
     get_map: Vec<f64>,
     get: Vec<f64>,
     get_unverified: Vec<f64>,
+    get_reader: Vec<f64>,
+    get_many: Vec<f64>,
     miss_map: Vec<f64>,
     miss: Vec<f64>,
     overwrite: Vec<f64>,
@@ -131,10 +133,28 @@ fn round(n: usize, seed: u64, samples: &mut Samples) {
     let from_map = |key: &[u8]| map.read().get(key).map_or(0, |v| sum(v));
     let from_store =
         |store: &Store, key: &[u8]| store.get(key).expect("get").map_or(0, |v| sum(&v));
-    samples.get_map.push(per(read_all(&get_order, from_map)));
-    samples
-        .get
-        .push(per(read_all(&get_order, |key| from_store(&store, key))));
+    // Both once to touch every page, once to measure.
+    for samples in [None, Some(&mut samples.get_map)] {
+        let time = per(read_all(&get_order, from_map));
+        samples.into_iter().for_each(|samples| samples.push(time));
+    }
+    for samples in [None, Some(&mut samples.get)] {
+        let time = per(read_all(&get_order, |key| from_store(&store, key)));
+        samples.into_iter().for_each(|samples| samples.push(time));
+    }
+    let reader = store.reader();
+    samples.get_reader.push(per(read_all(&get_order, |key| {
+        reader.get(key).expect("get").map_or(0, sum)
+    })));
+    drop(reader);
+    samples.get_many.push(per(seconds(|| {
+        for some in get_order.chunks(64) {
+            let keys: Vec<_> = some.iter().map(|i| key(*i as usize)).collect();
+            let values = store.get_many(&keys).expect("get");
+            let sums = values.iter().flatten().map(|value| sum(value));
+            black_box(sums.fold(0, u64::wrapping_add));
+        }
+    })));
     samples.miss_map.push(per(miss_map(&map, &get_order)));
     samples.miss.push(per(seconds(|| {
         for i in &get_order {
@@ -253,6 +273,14 @@ fn table() {
     println!(
         "{}",
         row("get: kvs, unverified", &s.get_unverified, Some(&s.get_map))
+    );
+    println!(
+        "{}",
+        row("get: kvs, by a reader", &s.get_reader, Some(&s.get_map))
+    );
+    println!(
+        "{}",
+        row("get: kvs, 64 at once", &s.get_many, Some(&s.get_map))
     );
     println!("{}", row("miss: map", &s.miss_map, None));
     println!("{}", row("miss: kvs", &s.miss, Some(&s.miss_map)));
