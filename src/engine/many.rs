@@ -17,20 +17,13 @@ impl<F: Fs> Engine<F> {
     /// See [`crate::Store::get_many`].
     pub fn get_many<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Value>>> {
         let mut values = Vec::with_capacity(keys.len());
-        let mut found: Vec<Candidates> = Vec::with_capacity(TOGETHER);
         let mut hashes = [0; TOGETHER];
         for keys in keys.chunks(TOGETHER) {
-            for (key, hash) in keys.iter().zip(&mut hashes) {
-                self.check_readable(key.as_ref())?;
-                *hash = self.hash_key.hash(key.as_ref());
-                self.index.prefetch(*hash);
-            }
-            found.clear();
-            let hashes = &hashes[..keys.len()];
-            found.extend(hashes.iter().map(|hash| self.candidates(*hash)));
-            bring(&found);
-            for (key, candidates) in keys.iter().zip(found.drain(..)) {
-                values.push(self.value_among(candidates, key.as_ref())?);
+            let hashes = self.prefetch_some(keys, &mut hashes);
+            for (key, hash) in keys.iter().zip(hashes) {
+                let key = key.as_ref();
+                self.check_readable(key)?;
+                values.push(self.get_hashed(*hash, key)?);
             }
         }
         Ok(values)
@@ -40,16 +33,28 @@ impl<F: Fs> Engine<F> {
     pub fn prefetch<K: AsRef<[u8]>>(&self, keys: &[K]) {
         let mut hashes = [0; TOGETHER];
         for keys in keys.chunks(TOGETHER) {
-            for (key, hash) in keys.iter().zip(&mut hashes) {
-                *hash = self.hash_key.hash(key.as_ref());
-                self.index.prefetch(*hash);
-            }
-            for hash in &hashes[..keys.len()] {
-                self.index.candidates(*hash, |word, view| {
-                    view.slot(word).stripes.any().prefetch(word);
-                });
-            }
+            self.prefetch_some(keys, &mut hashes);
         }
+    }
+
+    /// Asks for the index entries of at most [`TOGETHER`] keys, then for their records; the hashes.
+    fn prefetch_some<'h, K: AsRef<[u8]>>(
+        &self,
+        keys: &[K],
+        hashes: &'h mut [u64; TOGETHER],
+    ) -> &'h [u64] {
+        for (key, hash) in keys.iter().zip(&mut *hashes) {
+            *hash = self.hash_key.hash(key.as_ref());
+            self.index.prefetch(*hash);
+        }
+        let hashes = &hashes[..keys.len()];
+        for hash in hashes {
+            // No pin: it is looked up again when it is read, and what was asked for in vain does no harm.
+            self.index.candidates(*hash, |word, view| {
+                view.slot(word).stripes.any().prefetch(word);
+            });
+        }
+        hashes
     }
 }
 

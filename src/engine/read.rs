@@ -336,7 +336,12 @@ impl<F: Fs> Engine<F> {
     #[inline]
     pub fn get(&self, key: &[u8]) -> Result<Option<Value>> {
         self.check_readable(key)?;
-        let hash = self.hash_key.hash(key);
+        self.get_hashed(self.hash_key.hash(key), key)
+    }
+
+    /// The same of a key whose hash is known, and that may be read.
+    #[inline]
+    pub(crate) fn get_hashed(&self, hash: u64, key: &[u8]) -> Result<Option<Value>> {
         let pinned = |word, view: &Arc<View>| (word, view.pin(word));
         let Some((word, pin)) = self.index.candidate(hash, pinned) else {
             return Ok(None);
