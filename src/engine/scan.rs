@@ -31,9 +31,20 @@ pub fn walk<F: FsFile, E: From<io::Error>>(
     scanner: &mut Scanner,
     mut visit: impl FnMut(&RecordRef<'_>) -> Result<(), E>,
 ) -> Result<Stop, E> {
-    walk_together(file, scanner, |records| {
-        records.iter().try_for_each(&mut visit)
-    })
+    let mut window = Window::new();
+    loop {
+        let need = loop {
+            match scanner.step(window.bytes()) {
+                Step::Record(record) => {
+                    visit(&record)?;
+                    window.start += record.header.size() as usize;
+                }
+                Step::Stop(stop) => return Ok(stop),
+                Step::NeedMore(bytes) => break bytes,
+            }
+        };
+        window.read(file, scanner.offset(), need)?;
+    }
 }
 
 /// As [`walk`], and shows the records of a chunk together, some thousand at most; half of a batch may be
@@ -46,17 +57,14 @@ pub fn walk_together<F: FsFile, E: From<io::Error>>(
     scanner: &mut Scanner,
     mut visit: impl FnMut(&[RecordRef<'_>]) -> Result<(), E>,
 ) -> Result<Stop, E> {
-    let mut buffer: Vec<u8> = vec![0; CHUNK_BYTES];
-    // Bytes `start..end` of the buffer are the file's from the scanner's offset on.
-    let (mut start, mut end) = (0, 0);
-    let mut at_end = false;
+    let mut window = Window::new();
     loop {
         let mut records = Vec::new();
-        let mut need = None;
+        let (mut need, mut shown) = (None, 0);
         while need.is_none() && records.len() < TOGETHER_MAX {
-            match scanner.step(&buffer[start..end]) {
+            match scanner.step(&window.bytes()[shown..]) {
                 Step::Record(record) => {
-                    start += record.header.size() as usize;
+                    shown += record.header.size() as usize;
                     records.push(record);
                 }
                 Step::Stop(stop) => {
@@ -68,36 +76,64 @@ pub fn walk_together<F: FsFile, E: From<io::Error>>(
         }
         visit(&records)?;
         drop(records);
-        let Some(need) = need else {
-            continue;
-        };
-        let have = end - start;
-        if at_end {
-            // The file ends inside the limit: what is not there reads as a stop.
-            let missing = io::Error::from(io::ErrorKind::UnexpectedEof);
-            return Err(E::from(missing));
+        window.start += shown;
+        if let Some(need) = need {
+            window.read(file, scanner.offset(), need)?;
         }
-        buffer.copy_within(start..end, 0);
-        (start, end) = (0, have);
+    }
+}
+
+/// The bytes of a file from a scanner's offset on, as far as they were read.
+struct Window {
+    buffer: Vec<u8>,
+    /// Those that the scanner has not passed are `start..end`.
+    start: usize,
+    end: usize,
+    at_end: bool,
+}
+
+impl Window {
+    fn new() -> Self {
+        Self {
+            buffer: vec![0; CHUNK_BYTES],
+            start: 0,
+            end: 0,
+            at_end: false,
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    /// Reads more, if it is there: at least `need` bytes from `offset` on, where the window starts.
+    ///
+    /// # Errors
+    /// The read error; that the file ends, if it was read to its end already: what is not there within
+    /// the limit reads as a stop.
+    fn read<F: FsFile>(&mut self, file: &F, offset: u64, need: u64) -> io::Result<()> {
+        if self.at_end {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.buffer.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
         let want = (need as usize).max(CHUNK_BYTES);
-        if buffer.len() < want {
-            buffer.resize(want, 0);
+        if self.buffer.len() < want {
+            self.buffer.resize(want, 0);
         }
-        let mut offset = scanner.offset() + end as u64;
-        while end < buffer.len() {
-            match file.read_at(offset, &mut buffer[end..]) {
+        while self.end < self.buffer.len() {
+            let at = offset + self.end as u64;
+            match file.read_at(at, &mut self.buffer[self.end..]) {
                 Ok(0) => {
-                    at_end = true;
+                    self.at_end = true;
                     break;
                 }
-                Ok(n) => {
-                    end += n;
-                    offset += n as u64;
-                }
+                Ok(n) => self.end += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(E::from(error)),
+                Err(error) => return Err(error),
             }
         }
+        Ok(())
     }
 }
 
