@@ -2,7 +2,8 @@
 //!
 //! A get waits for its index entry, then for its record. Here the index entries of a batch are all asked
 //! for before the first is looked at, and the records before the first is read, so that the processor
-//! has many cache misses under way instead of one or two.
+//! has many cache misses under way instead of one or two. Without an instruction for it (`raw::prefetch`)
+//! this is only as fast as one by one.
 
 use crate::engine::core::Engine;
 use crate::engine::error::Result;
@@ -10,7 +11,8 @@ use crate::engine::read::Candidates;
 use crate::engine::value::Value;
 use crate::storage::fs::Fs;
 
-/// Keys looked up together: about as many cache misses as a core can have under way.
+/// Keys looked up together: some three cache lines each, first of the index, then of the log, which is what a
+/// core can have under way.
 pub(crate) const TOGETHER: usize = 32;
 
 impl<F: Fs> Engine<F> {

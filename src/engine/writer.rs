@@ -463,7 +463,7 @@ impl<F: Fs> Engine<F> {
         let size = draft.size();
         active.offset += size;
         active.map.publish(active.offset);
-        // The next one's lines. Its first is this one's last.
+        // The next one's lines. Its first is this one's last, but for one of eight.
         segment.slot.map().prefetch(active.offset + LINE_BYTES);
         section.next_lsn += 1;
         section.written.appended += size;

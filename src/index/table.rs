@@ -233,17 +233,20 @@ impl<V> Index<V> {
     pub fn replace(&self, tables: Vec<(usize, HashTable<Word>)>) -> Vec<Arc<Words>> {
         let mut tables: Vec<_> = tables
             .into_iter()
-            .map(|(shard, table)| (shard, Arc::new(Words::new(table, &self.memory))))
+            .map(|(shard, table)| {
+                // Before the locks, under which everybody waits. Too early is as good as too late.
+                self.shards[shard].ahead.note(&table);
+                (shard, Arc::new(Words::new(table, &self.memory)))
+            })
             .collect();
         let mut locked: Vec<_> = tables
             .iter()
             .map(|(shard, _)| self.shards[*shard].lock.write())
             .collect();
         let mut len = self.len.load(Ordering::Relaxed);
-        for (shard, (number, table)) in locked.iter_mut().zip(&mut tables) {
+        for (shard, (_, table)) in locked.iter_mut().zip(&mut tables) {
             len = len + table.len() as u64 - shard.table.len() as u64;
             std::mem::swap(&mut shard.table, table);
-            self.shards[*number].ahead.note(&shard.table);
         }
         self.len.store(len, Ordering::Relaxed);
         drop(locked);
@@ -334,7 +337,9 @@ impl<V> ShardMut<'_, V> {
     /// time: words are added and taken away by the one writer.
     #[inline]
     pub fn insert(&mut self, word: Word) {
-        if self.table().insert(word) {
+        let table = self.table();
+        // Of one that had no word, it is not known where it lies.
+        if table.insert(word) || table.len() == 1 {
             self.ahead.note(&self.shard.table);
         }
         // One writer at a time: no read-modify-write is needed.
@@ -489,6 +494,57 @@ mod tests {
         assert!(index.lock(hash).remove(b));
         assert_eq!(index.len(), 0);
     }
+
+    #[test]
+    fn it_is_known_where_each_table_lies_whatever_moves_it() {
+        let index = index();
+        let hash = 42 << 16;
+        let known = |what: &str| {
+            for (i, shard) in index.shards.iter().enumerate() {
+                let table = &shard.lock.read().table;
+                assert!(table.is_empty() || shard.ahead.knows(table), "{what}: {i}");
+            }
+        };
+        let word = |i: u64| Word::new(i << 16, 0, 4096 + i * 8);
+        for i in 0..1_000 {
+            index.lock(hash).insert(word(i));
+            known("growth");
+        }
+        for i in 0..3_000 {
+            assert!(index.lock(hash).remove(word(i)));
+            index.lock(hash).insert(word(1_000 + i));
+            known("what is removed is cleared out");
+        }
+        let snapshot = index.snapshot();
+        index.lock(hash).insert(word(5_000));
+        known("a copy, by adding");
+        let snapshots = [snapshot, index.snapshot()];
+        let moved = Word(word(5_000).0 + 1);
+        assert!(index.lock(hash).replace(word(5_000), moved));
+        known("a copy, by replacing");
+        let snapshots = [snapshots.into(), vec![index.snapshot()]].concat();
+        assert!(index.lock(hash).remove(moved));
+        known("a copy, by removing");
+        for i in 3_000..4_000 {
+            assert!(index.lock(hash).remove(word(i)));
+        }
+        let snapshots = [snapshots, vec![index.snapshot()]];
+        index.lock(hash).insert(word(1));
+        known("a copy of one that is empty");
+        drop(snapshots);
+        let table = |from: u64| {
+            let mut table = HashTable::new();
+            for word in (from..from + 100).map(word) {
+                table.insert_unique(table_hash(word.bits()), word, |w| table_hash(w.bits()));
+            }
+            table
+        };
+        index.install(1, table(7));
+        known("installing");
+        index.replace(vec![(0, table(9)), (1, table(300))]);
+        known("replacing");
+    }
+
     #[test]
     fn memory_that_a_snapshot_holds_counts_until_it_is_dropped() {
         let index = index();

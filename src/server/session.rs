@@ -401,7 +401,9 @@ impl<E: Engine> Session<E> {
         let shared = Arc::clone(&self.shared);
         let engine = &shared.engine;
         let batches = engine.supports(Operation::Batch);
-        prefetch(engine, requests);
+        if self.state.trusted {
+            prefetch(engine, requests);
+        }
         let mut held = shared.locks.lock(stripes);
         let mut view = View::new(engine, !stripes.is_empty(), &shared.over);
         let mut replies = Replies::with_capacity(requests.len());
@@ -509,13 +511,13 @@ impl<E: Engine> Session<E> {
     }
 }
 
-/// Lets the engine ask for the memory that the reads of a burst will wait for, all at once. Writes are given
-/// to it together anyway.
+/// Lets the engine ask for the memory that the reads of a burst will wait for, all at once. What is only
+/// set is given to it together anyway.
 fn prefetch<E: Engine>(engine: &E, requests: &[Request<'_>]) {
     let reads = |request: &&Request<'_>| request.spec.is_some_and(|spec| !spec.writes);
-    let keys = requests.iter().filter(reads).flat_map(Request::keys);
-    let keys: Vec<&[u8]> = keys.take(BURST_COMMANDS_MAX).collect();
-    if keys.len() > 1 {
+    let keys = || requests.iter().filter(reads).flat_map(Request::keys);
+    if keys().nth(1).is_some() {
+        let keys: Vec<&[u8]> = keys().take(BURST_COMMANDS_MAX).collect();
         engine.prefetch(&keys);
     }
 }
