@@ -672,15 +672,12 @@ fn what_fails_beside_a_load_ends_it() {
 fn fails_beside_a_load(segment_bytes: u64, count: u32, call: Call, least: u32) {
     let options = options().segment_bytes(segment_bytes);
     let many = || (0..count).map(|i| Ok::<_, Error>((key(i), vec![3; 1_000])));
-    {
+    // Which call is whose depends on when the threads have their turns: on a busy machine a round may miss
+    // the load's altogether.
+    let mut best = 0;
+    for _ in 0..20 {
         let mut failed = 0;
-        // Which call is whose depends on when the threads have their turns: on a busy machine a round may
-        // miss the load's altogether.
-        let rounds = (0..20).flat_map(|_| 0..12);
-        for (i, k) in (0..).zip(rounds) {
-            if i % 12 == 0 && failed >= least {
-                break;
-            }
+        for k in 0..12 {
             let fs = SimFs::new();
             let store = open_with_threads(fs.clone(), &options, 1, || Duration::ZERO).unwrap();
             store.set(b"a", b"1").unwrap();
@@ -689,7 +686,10 @@ fn fails_beside_a_load(segment_bytes: u64, count: u32, call: Call, least: u32) {
             let loaded = store.load(many());
             fs.clear_faults();
             match loaded {
-                Ok(report) => assert_eq!(report.pairs, u64::from(count)),
+                Ok(report) => {
+                    assert_eq!(report.pairs, u64::from(count));
+                    assert_eq!(store.len(), u64::from(count) + 1);
+                }
                 Err(Error::Io { op, .. }) => {
                     failed += u32::from(op.contains("merged segment"));
                     let image = fs.image(fs.log_len(), Survive::SyncedOnly);
@@ -708,8 +708,12 @@ fn fails_beside_a_load(segment_bytes: u64, count: u32, call: Call, least: u32) {
                 other => panic!("{call:?} {k}: {other:?}"),
             }
         }
-        assert!(failed >= least, "{call:?}: {failed}");
+        best = best.max(failed);
+        if best >= least {
+            return;
+        }
     }
+    panic!("{call:?}: {best}");
 }
 
 /// A clock that a test sets.

@@ -214,6 +214,7 @@ const IN_MODEL: &[(&str, &str)] = &[
     ("Store::open", "open_by_clock("),
     ("Store::open_read_only", "read_only(true)"),
     ("Store::persist", "engine.persist("),
+    ("Store::prefetch", "engine.prefetch("),
     ("Store::prefix", "snapshot.prefix("),
     ("Store::reader", "engine.reader()"),
     ("Store::remove", "engine.remove_at("),

@@ -479,6 +479,14 @@ fn a_batch_whose_count_bytes_or_framing_disagree_is_refused_whole() {
         let (image, head) = batch_image(2, bytes, &records);
         assert_batch_refused(&image, head);
     }
+    // One that is not of the batch, between two that are: the sum does not count it.
+    let records = [
+        (InBatch, a.clone()),
+        (Single, set(b"c", b"3")),
+        (BatchEnd, b.clone()),
+    ];
+    let (image, head) = batch_image(2, bytes, &records);
+    assert_batch_refused(&image, head);
 }
 
 #[test]

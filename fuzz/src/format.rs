@@ -157,6 +157,10 @@ pub fn segment_scan(input: &[u8]) {
         offset += size;
         marked = marked.max(*mark);
         assert!(*lsn > 0);
+        // However it was recognised, by itself it is the same.
+        let alone = records::decode(&header.place_key(), *at, &bytes[*at as usize..]);
+        let alone = alone.expect("its checks hold").expect("it is a record");
+        assert_eq!((alone.header.size(), alone.header.lsn), (*size, *lsn));
     }
     assert!(
         offset <= limit.max(PAGE_BYTES) && offset <= bytes.len().max(PAGE_BYTES as usize) as u64

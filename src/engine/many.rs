@@ -11,8 +11,8 @@ use crate::engine::read::Candidates;
 use crate::engine::value::Value;
 use crate::storage::fs::Fs;
 
-/// Keys looked up together: some three cache lines each, first of the index, then of the log, which is what a
-/// core can have under way.
+/// Keys looked up together: some three cache lines each, first of the index, then of the log. More than a core
+/// can have under way, so it never has too few.
 pub(crate) const TOGETHER: usize = 32;
 
 impl<F: Fs> Engine<F> {

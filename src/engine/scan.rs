@@ -22,7 +22,7 @@ const TOGETHER_MAX: usize = 2048;
 
 /// Walks the records that `scanner` accepts; returns where and why it stopped.
 ///
-/// Memory: one chunk, or one record if that is larger; never more than the file's length.
+/// Memory: one chunk, or one record if that is larger and its header's check holds.
 ///
 /// # Errors
 /// The read error, or what `visit` returned.
@@ -106,11 +106,11 @@ impl Window {
         &self.buffer[self.start..self.end]
     }
 
-    /// Reads more, if it is there: at least `need` bytes from `offset` on, where the window starts.
+    /// Reads more from `offset` on, where the window starts: at least `need` bytes, unless the file ends
+    /// before.
     ///
     /// # Errors
-    /// The read error; that the file ends, if it was read to its end already: what is not there within
-    /// the limit reads as a stop.
+    /// The read error; that the file ends, if it was read to its end already.
     fn read<F: FsFile>(&mut self, file: &F, offset: u64, need: u64) -> io::Result<()> {
         if self.at_end {
             return Err(io::ErrorKind::UnexpectedEof.into());

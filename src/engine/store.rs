@@ -249,8 +249,8 @@ impl Store {
         self.engine.get_many(keys)
     }
 
-    /// Brings what gets of `keys` will wait for into the processor's caches, without waiting for it: for
-    /// some dozen keys that are known a little before they are read.
+    /// Asks for the memory that gets of `keys` will wait for, without waiting for the records: for some
+    /// dozen keys that are known a little before they are read.
     ///
     /// A hint, and never an error. Cost: about that of finding that the keys are not there. Where the
     /// processor has no such instruction (there is one for x86-64 and 64-bit ARM) it helps little.

@@ -174,8 +174,8 @@ pub trait Engine: Clone + Send + Sync + 'static {
     /// Whatever keeps the engine from reading it.
     fn get(&self, key: &[u8]) -> EngineResult<Option<Self::Value>>;
 
-    /// Lets the engine ask for what gets of `keys` will wait for. A hint, which must not wait itself; keys
-    /// may be longer than it stores. The default does nothing.
+    /// Lets the engine ask for what gets of `keys` will wait for. A hint, which must not wait for a disk;
+    /// keys may be longer than it stores. The default does nothing.
     fn prefetch(&self, keys: &[&[u8]]) {
         let _ = keys;
     }

@@ -42,19 +42,23 @@ impl Default for Ahead {
 }
 
 impl Ahead {
-    /// Takes note of where `table` lies, if there is a word in it. Cost: that of a look-up, and of finding
-    /// the first word.
+    /// Takes note of where `table` lies, if there is a word in it. Cost: finding the first word, which may
+    /// mean looking through the control bytes of all of it.
     pub(super) fn note(&self, table: &HashTable<Word>) {
-        let Some(word) = table.iter().next() else {
-            return;
-        };
-        let hash = table_hash(word.bits());
-        let Some(bucket) = table.find_bucket_index(hash, |other| other == word) else {
-            return;
-        };
-        let control = std::ptr::from_ref(word).addr() + (bucket + 1) * size_of::<Word>();
-        self.control.store(control, Ordering::Relaxed);
-        self.mask.store(table.num_buckets() - 1, Ordering::Relaxed);
+        if let Some(word) = table.iter().next() {
+            self.note_by(table, *word);
+        }
+    }
+
+    /// As [`Ahead::note`], of a table that holds `word`. Cost: that of a look-up.
+    pub(super) fn note_by(&self, table: &HashTable<Word>, word: Word) {
+        let found = table.find_bucket_index(table_hash(word.bits()), |other| *other == word);
+        let found = found.and_then(|bucket| Some((bucket, table.get_bucket(bucket)?)));
+        if let Some((bucket, word)) = found {
+            let control = std::ptr::from_ref(word).addr() + (bucket + 1) * size_of::<Word>();
+            self.control.store(control, Ordering::Relaxed);
+            self.mask.store(table.num_buckets() - 1, Ordering::Relaxed);
+        }
     }
 
     /// Whether it says where every word of `table` is.
@@ -92,7 +96,8 @@ mod tests {
         let mut table = HashTable::new();
         let of = |i: u64| Word::new(i.wrapping_mul(0x9E37_79B9_7F4A_7C15), 0, 4096 + i * 8);
         ahead.note(&table);
-        assert_eq!(ahead.mask.load(Ordering::Relaxed), 0);
+        let nothing = NOTHING[8..].as_ptr().addr();
+        assert_eq!(ahead.control.load(Ordering::Relaxed), nothing);
         for i in 0..1_000 {
             let word = of(i);
             table.insert_unique(table_hash(word.bits()), word, |w| table_hash(w.bits()));

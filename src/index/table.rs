@@ -338,9 +338,9 @@ impl<V> ShardMut<'_, V> {
     #[inline]
     pub fn insert(&mut self, word: Word) {
         let table = self.table();
-        // Of one that had no word, it is not known where it lies.
+        // One that had no word may have been copied since: a copy is found by its words.
         if table.insert(word) || table.len() == 1 {
-            self.ahead.note(&self.shard.table);
+            self.ahead.note_by(&self.shard.table, word);
         }
         // One writer at a time: no read-modify-write is needed.
         let len = self.len.load(Ordering::Relaxed);

@@ -129,8 +129,7 @@ impl Words {
         grown.saturating_sub(bytes)
     }
 
-    /// Adds `word`, which is not in it. True if the table may lie somewhere else
-    /// now.
+    /// Adds `word`, which is not in it. True if the table may lie somewhere else now.
     #[inline]
     pub fn insert(&mut self, word: Word) -> bool {
         let is_full = self.table.len() == self.table.capacity();

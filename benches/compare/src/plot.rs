@@ -209,7 +209,8 @@ fn space(report: &Report, path: &Path) -> Drawn {
         .margin(10)
         .x_label_area_size(40)
         .y_label_area_size(60)
-        .build_cartesian_2d(0.0..longest, 0.0..most * 1.05)?;
+        // The names stand to the right of all lines.
+        .build_cartesian_2d(0.0..longest * 1.25, 0.0..most * 1.05)?;
     chart
         .configure_mesh()
         .x_desc("seconds")

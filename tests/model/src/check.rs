@@ -82,6 +82,8 @@ pub fn views_hold(
     // Some keys twice, and more than are looked up together.
     let keys: Vec<Vec<u8>> = (0..KEYS).chain(5..20).map(key).collect();
     let together = engine.get_many(&keys)?;
+    // Whatever is asked for ahead, what is read is the same.
+    engine.prefetch(&keys);
     let reader = engine.reader();
     for (i, key) in keys.iter().enumerate() {
         let want = expected.get(key).map(|version| &version.value[..]);
