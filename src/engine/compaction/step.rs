@@ -245,6 +245,10 @@ impl<F: Fs> Engine<F> {
             self.walk_victim(victim, |records| {
                 let of = |record: &RecordRef<'_>| self.hash_key.fingerprint(record.key);
                 let fingerprints: Vec<_> = records.iter().map(of).collect();
+                // Their entries come from memory together.
+                for fingerprint in &fingerprints {
+                    self.index.prefetch(fingerprint.lo);
+                }
                 let newest = self.are_newest(slot, records, &fingerprints);
                 let known = fingerprints.into_iter().zip(newest);
                 records
