@@ -51,6 +51,8 @@ pub struct Config {
     pub(crate) wall_clock: WallClock,
     /// Milliseconds that a value lives if nothing else is said.
     pub default_ttl: Option<u64>,
+    /// Bytes of memory to reckon with; `None`: those the system states.
+    pub memory_bytes: Option<u64>,
 }
 
 impl Config {
@@ -71,6 +73,7 @@ impl Config {
             trim: true,
             wall_clock: options.wall_clock.clone(),
             default_ttl: options.default_ttl.map(millis),
+            memory_bytes: None,
             clock: Arc::new({
                 let start = std::time::Instant::now();
                 move || start.elapsed()

@@ -23,6 +23,7 @@ use kvs_format::hash::{Fingerprint, HashKey};
 
 use crate::engine::bulk::state::Loads;
 use crate::engine::catalog::{End, LogEnd, Manifest};
+use crate::engine::cold::Cold;
 use crate::engine::compaction::state::Background;
 use crate::engine::config::Config;
 use crate::engine::counters::Counters;
@@ -69,6 +70,7 @@ pub struct Engine<F: Fs> {
     pub(crate) background: Background,
     pub(crate) reserve: Reserve,
     pub(crate) populate: Populate,
+    pub(crate) cold: Cold,
     pub(crate) interval: Interval,
     /// Whether there may be pending writes: set before the section that stored one is left, cleared
     /// when the last one stands in the index.
@@ -244,6 +246,7 @@ impl<F: Fs> Engine<F> {
             background: Background::default(),
             reserve,
             populate: Populate::default(),
+            cold: Cold::default(),
             interval: Interval::default(),
             has_pending: AtomicBool::new(false),
             poisoned: AtomicBool::new(false),
@@ -255,6 +258,7 @@ impl<F: Fs> Engine<F> {
             timers: Timers::default(),
             report,
         });
+        engine.expect_cold_reads(std::iter::empty());
         engine.watch_expiry();
         Ok(engine)
     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use kvs_format::DecodeError;
 use kvs_format::record::{HEADER_BYTES, Kind};
 
+use crate::engine::cold::ReadOn;
 use crate::engine::core::Engine;
 use crate::engine::error::{Error, Result};
 use crate::engine::read::verified;
@@ -43,6 +44,7 @@ pub struct Iter<F: Fs = RealFs> {
     /// From this place on, words are still to come; `None` if none are.
     from: Option<u64>,
     round: u64,
+    read_on: ReadOn,
     failed: Option<Failure>,
 }
 
@@ -60,6 +62,7 @@ impl<F: Fs> Iter<F> {
             words: Vec::new().into_iter(),
             from: Some(0),
             round: FIRST_ROUND,
+            read_on: ReadOn::default(),
             failed: None,
         }
     }
@@ -109,6 +112,7 @@ impl<F: Fs> Iter<F> {
             let pin = self.snapshot.look(|held| held.view.pin(word));
             let pin = pin.map_err(|_| Failure::Expired)?;
             let offset = pin.offset_of(word);
+            self.read_on.come_to(&pin, offset);
             let pair = pair(&pin, offset, self.snapshot.now());
             match pair.map_err(|reason| Failure::Corrupt(pin.segment_id, offset, reason))? {
                 None => {}

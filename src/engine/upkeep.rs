@@ -478,7 +478,8 @@ impl<F: Fs> Engine<F> {
         // longer than it need be.
         let _ = segment.file.set_len(end.length);
         let _ = map.seal();
-        segment.slot.map().advise(Advice::Normal);
+        segment.slot.map().expect_ordered_reads();
+        self.expect_cold_reads(std::iter::once(&*segment.slot));
         // Before anybody may compact the segment away: a hint must not come after its segment is gone.
         // On a full disk the room is needed for more important things.
         if !self.reserve.is_lent() {

@@ -10,6 +10,7 @@ pub mod beside;
 pub mod error;
 pub mod fs;
 pub mod location;
+pub mod memory;
 pub mod pin;
 pub mod published;
 #[allow(unsafe_code)]

@@ -412,6 +412,11 @@ impl<F: Fs> Ingest<'_, F> {
             section.dead += payload - live.bytes;
         }
         drop(segments);
+        engine.expect_cold_reads(
+            self.outputs
+                .iter()
+                .map(|output| &*output.fresh.segment.slot),
+        );
         for (slot, lost) in tables.lost.values() {
             slot.lose(lost.bytes - lost.expiring, false);
             slot.lose(lost.expiring, true);

@@ -505,6 +505,7 @@ impl<F: Fs> Engine<F> {
                     .extend(output.end.map(|end| (segment.header.id, end)));
             }
         }
+        self.expect_cold_reads(outputs.iter().map(|output| &*output.fresh.segment.slot));
         for output in outputs {
             let slot = &output.fresh.segment.slot;
             for some in output.moved.chunks(EXCHANGED_TOGETHER) {

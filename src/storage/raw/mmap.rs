@@ -14,6 +14,7 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 use parking_lot::Mutex;
@@ -45,6 +46,8 @@ pub struct Map {
     published: Published,
     /// The mapped file, if what is brought in of it shall be in large pieces.
     large: Mutex<Option<File>>,
+    /// Pages come one by one: see [`Map::expect_scattered_reads`].
+    scattered: AtomicBool,
     /// Index windows of this segment: given back only when it is unmapped.
     lease: std::sync::OnceLock<WindowLease>,
 }
@@ -70,6 +73,7 @@ impl Map {
             raw,
             published: Published::default(),
             large: Mutex::new(None),
+            scattered: AtomicBool::new(false),
             lease: std::sync::OnceLock::new(),
         });
         let writer = MapWriter {
@@ -202,6 +206,31 @@ impl Map {
         let len = self.published().min(self.len()) as usize;
         if len > 0 {
             let _ = self.raw.advise_range(Advice::PopulateRead, 0, len);
+        }
+    }
+
+    /// From now on a page that is not in memory comes with those around it; not if it was said that it is to
+    /// come alone.
+    pub fn expect_ordered_reads(&self) {
+        if !self.scattered.load(Ordering::Relaxed) {
+            self.advise(Advice::Normal);
+        }
+    }
+
+    /// From now on a page that is not in memory comes alone, without those around it.
+    pub fn expect_scattered_reads(&self) {
+        if !self.scattered.swap(true, Ordering::Relaxed) {
+            self.advise(Advice::Random);
+        }
+    }
+
+    /// Has `from..to` brought in, without waiting for it, if the kernel would not do so by itself.
+    #[inline]
+    pub fn read_ahead(&self, from: u64, to: u64) {
+        if self.scattered.load(Ordering::Relaxed) {
+            let to = to.min(self.published());
+            let len = to.saturating_sub(from) as usize;
+            let _ = self.raw.advise_range(Advice::WillNeed, from as usize, len);
         }
     }
 
