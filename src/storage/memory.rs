@@ -5,7 +5,7 @@ use std::path::Path;
 /// Bytes of memory that this process, what it has of the page cache included, may use; `None` if the system
 /// does not say. Cost: reads some files of `/proc` and `/sys`.
 ///
-/// Sources: proc(5), "MemTotal"; cgroups(7); the kernel's `cgroup-v2`, "memory.max", and `cgroup-v1/memory`,
+/// Sources: proc(5), "MemTotal"; cgroups(7); the kernel's `cgroup-v2`, "memory.max" and "memory.high", and `cgroup-v1/memory`,
 /// "memory.limit_in_bytes". A limit of a group holds for all groups in it.
 pub fn usable() -> Option<u64> {
     usable_under(Path::new("/"))
@@ -16,18 +16,24 @@ fn usable_under(root: &Path) -> Option<u64> {
     let total = total_of(&read("proc/meminfo"));
     let groups = read("proc/self/cgroup");
     let limits = groups.lines().filter_map(group_of).flat_map(|group| {
-        let (mount, file) = match group.unified {
-            true => (root.join("sys/fs/cgroup"), "memory.max"),
-            false => (root.join("sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
+        let (mount, files): (_, &[_]) = match group.unified {
+            true => (root.join("sys/fs/cgroup"), &["memory.max", "memory.high"]),
+            false => (
+                root.join("sys/fs/cgroup/memory"),
+                &["memory.limit_in_bytes"],
+            ),
         };
         // Seen from within a container the path may be that outside: the mount's own files count then.
         let inner = Path::new(group.path.trim_start_matches('/'));
-        let limits = inner.ancestors().filter_map(move |part| {
-            let text = std::fs::read_to_string(mount.join(part).join(file)).ok()?;
+        let mut limits = Vec::new();
+        for dir in inner.ancestors().map(|part| mount.join(part)) {
+            let texts = files
+                .iter()
+                .filter_map(|file| std::fs::read_to_string(dir.join(file)).ok());
             // "max" is no limit.
-            text.trim().parse().ok()
-        });
-        limits.collect::<Vec<u64>>()
+            limits.extend(texts.filter_map(|text| text.trim().parse::<u64>().ok()));
+        }
+        limits
     });
     total.into_iter().chain(limits).min()
 }
@@ -87,6 +93,8 @@ mod tests {
         let b = ("sys/fs/cgroup/a/b/memory.max", "max\n");
         assert_eq!(limit(&[MEMINFO, unified, a, b]), Some(1_000_000));
         assert_eq!(limit(&[MEMINFO, unified, b]), Some(2 << 20));
+        let high = ("sys/fs/cgroup/a/b/memory.high", "999999\n");
+        assert_eq!(limit(&[MEMINFO, unified, a, b, high]), Some(999_999));
         let first = (
             "proc/self/cgroup",
             "9:name=systemd:/\n4:cpu,memory:/a/b\n0::/\n",

@@ -212,14 +212,18 @@ impl Map {
     /// From now on a page that is not in memory comes with those around it; not if it was said that it is to
     /// come alone.
     pub fn expect_ordered_reads(&self) {
-        if !self.scattered.load(Ordering::Relaxed) {
+        if !self.scattered.load(Ordering::SeqCst) {
             self.advise(Advice::Normal);
+        }
+        // Somebody may have come in between.
+        if self.scattered.load(Ordering::SeqCst) {
+            self.advise(Advice::Random);
         }
     }
 
     /// From now on a page that is not in memory comes alone, without those around it.
     pub fn expect_scattered_reads(&self) {
-        if !self.scattered.swap(true, Ordering::Relaxed) {
+        if !self.scattered.swap(true, Ordering::SeqCst) {
             self.advise(Advice::Random);
         }
     }
