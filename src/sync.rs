@@ -56,6 +56,16 @@ mod chosen {
     #[derive(Debug, Default)]
     pub struct Condvar(sync::Condvar);
 
+    /// As `parking_lot::WaitTimeoutResult`, of a wait whose time is up.
+    #[derive(Clone, Copy, Debug)]
+    pub struct TimedOut;
+
+    impl TimedOut {
+        pub fn timed_out(self) -> bool {
+            true
+        }
+    }
+
     impl<T> Mutex<T> {
         pub fn new(value: T) -> Self {
             Self(sync::Mutex::new(value))
@@ -119,11 +129,12 @@ mod chosen {
         }
 
         /// Returns when somebody else has had a turn: as if the time were over at once.
-        pub fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, _: Duration) {
+        pub fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, _: Duration) -> TimedOut {
             guard.inner = None;
             shuttle::thread::yield_now();
             let inner = guard.of.lock().unwrap_or_else(PoisonError::into_inner);
             guard.inner = Some(inner);
+            TimedOut
         }
 
         pub fn notify_one(&self) {

@@ -311,9 +311,14 @@ impl<F: Fs> Engine<F> {
             &self.hash_key,
         );
         let _ = hints::write(&self.fs, header.id, &bytes);
-        // Compaction forgets a segment before it removes its files: whoever comes last removes this one.
-        if !self.segments.read().contains_key(&header.id) {
-            let _ = self.fs.unlink(&name::hint(header.id));
+        self.remove_hint_of_compacted(header.id);
+    }
+
+    /// After writing the hint of segment `id`: compaction forgets a segment before it removes its files, so
+    /// whoever comes last removes this one.
+    pub(crate) fn remove_hint_of_compacted(&self, id: u64) {
+        if !self.segments.read().contains_key(&id) {
+            let _ = self.fs.unlink(&name::hint(id));
         }
     }
 

@@ -2,8 +2,8 @@
 //! thread of their own.
 //!
 //! The first store into a page of a mapped file costs a fault: 30 to 200 ns a record of 140 bytes.
-//! `MADV_POPULATE_WRITE` takes the faults elsewhere. It dirties what it brings in, so it stays a few
-//! MiB ahead, begins only when a segment has proved to be filling, and is not used where
+//! `MADV_POPULATE_WRITE` takes the faults elsewhere. It dirties what it brings in, so it stays 16 MiB
+//! ahead at most, begins only when a segment or the one before has proved to be filling, and is not used where
 //! syncs are frequent: each would write the zeros ahead as well (ENOSPC is no matter: the file is
 //! allocated whole).
 //!
@@ -20,8 +20,11 @@ use crate::storage::raw::mmap::{LARGE_BYTES, Map};
 /// Bytes asked for at a time.
 pub(crate) const STEP_BYTES: u64 = 1 << 20;
 
+/// Bytes brought in of a segment that a fast writer will come to, before it does.
+pub(crate) const HEAD_BYTES: u64 = 2 * LARGE_BYTES;
+
 /// How far ahead of the writer.
-const AHEAD_BYTES: u64 = 8 << 20;
+const AHEAD_BYTES: u64 = 16 << 20;
 
 #[derive(Default)]
 struct State {
@@ -62,6 +65,17 @@ impl Ahead {
         }
     }
 
+    /// As [`Ahead::new`], where everything below `brought_in` is there already and the next is wanted at once.
+    pub(crate) fn going_on(enabled: bool, offset: u64, brought_in: u64) -> Self {
+        Self {
+            asked: brought_in,
+            at: match enabled {
+                true => offset,
+                false => u64::MAX,
+            },
+        }
+    }
+
     /// Asks again a step later.
     pub(crate) fn put_off(&mut self, offset: u64) {
         self.at = offset + STEP_BYTES;
@@ -85,6 +99,15 @@ impl Populate {
     #[cold]
     pub(crate) fn ask(&self, ahead: &mut Ahead, map: &Weak<Map>, offset: u64, capacity: u64) {
         let (from, to) = ahead.next(offset, capacity);
+        self.bring_in_from(map, from, to, offset);
+    }
+
+    /// Asks for `from..to`, all of which the writer has before it.
+    pub(crate) fn bring_in(&self, map: &Weak<Map>, from: u64, to: u64) {
+        self.bring_in_from(map, from, to, 0);
+    }
+
+    fn bring_in_from(&self, map: &Weak<Map>, from: u64, to: u64, offset: u64) {
         if from >= to {
             return;
         }
@@ -178,6 +201,14 @@ mod tests {
             }
         }
         assert_eq!(covered, capacity);
+        let mut ahead = Ahead::going_on(true, 4096, HEAD_BYTES);
+        assert!(ahead.at <= 4096, "at once");
+        let (from, to) = ahead.next(4136, capacity);
+        assert_eq!((from, to), (HEAD_BYTES, 4136 + AHEAD_BYTES));
+        assert_eq!(Ahead::going_on(false, 4096, HEAD_BYTES).at, u64::MAX);
+        let mut ahead = Ahead::going_on(true, 4096, HEAD_BYTES);
+        let (from, to) = ahead.next(4136, HEAD_BYTES);
+        assert!(from >= to, "there is no more of it");
         assert_eq!(Ahead::new(false, 4096).at, u64::MAX);
     }
 }

@@ -2,8 +2,8 @@
 
 use crate::sync::thread::JoinHandle;
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use crate::sync::{Condvar, Mutex};
 
@@ -21,12 +21,16 @@ pub(crate) struct Fresh<F: Fs> {
     pub(crate) segment: Arc<Segment<F>>,
     pub(crate) map: MapWriter,
     pub(crate) capacity: u64,
+    /// Bytes from its start on that were brought in for the writer; 0: none.
+    pub(crate) brought_in: u64,
 }
 
 pub(crate) struct SealJob<F: Fs> {
     pub(crate) segment: Arc<Segment<F>>,
     pub(crate) map: MapWriter,
     pub(crate) end: End,
+    /// Bytes of sealed segments whose hints may wait from now on: see [`State::next`].
+    pub(crate) hints_may_wait: u64,
 }
 
 /// The hint of a segment that counts already. It does not hold the segment, which may be compacted away.
@@ -47,12 +51,21 @@ pub(crate) enum Task<F: Fs> {
     },
     Seal(SealJob<F>),
     Hint(HintJob),
+    HintOfSealed(SealedHint<F>),
+}
+
+/// The hint of a sealed segment of this length, if it is still there.
+pub(crate) struct SealedHint<F: Fs> {
+    pub(crate) segment: Weak<Segment<F>>,
+    pub(crate) length: u64,
 }
 
 pub(crate) struct State<F: Fs> {
     pub(crate) tasks: VecDeque<Task<F>>,
     /// Nobody waits for these: they come when there is no task.
     pub(crate) hints: VecDeque<HintJob>,
+    pub(crate) sealed_hints: VecDeque<SealedHint<F>>,
+    pub(crate) hints_may_wait: u64,
     pub(crate) prepared: Option<Fresh<F>>,
     pub(crate) preparing: bool,
     /// No segment could be prepared since the last rotation: not tried again before the next.
@@ -65,9 +78,23 @@ pub(crate) struct State<F: Fs> {
 
 impl<F: Fs> State<F> {
     /// What to do next.
-    pub(crate) fn next(&mut self) -> Option<Task<F>> {
+    ///
+    /// Hints of sealed segments wait, up to so many bytes, while the store is being overwritten: what is
+    /// compacted away before its turn needs none, and the processor and the room are wanted elsewhere.
+    /// They come when nothing else has for a while (`idle`).
+    pub(crate) fn next(&mut self, idle: bool) -> Option<Task<F>> {
         let task = self.tasks.pop_front();
-        task.or_else(|| self.hints.pop_front().map(Task::Hint))
+        let task = task.or_else(|| self.hints.pop_front().map(Task::Hint));
+        if task.is_some() {
+            return task;
+        }
+        let gone = |hint: &SealedHint<F>| hint.segment.strong_count() == 0;
+        self.sealed_hints.retain(|hint| !gone(hint));
+        let waiting: u64 = self.sealed_hints.iter().map(|hint| hint.length).sum();
+        if idle || self.stop || waiting > self.hints_may_wait {
+            return self.sealed_hints.pop_front().map(Task::HintOfSealed);
+        }
+        None
     }
 }
 
@@ -84,6 +111,8 @@ impl<F: Fs> Default for Upkeep<F> {
             state: Mutex::new(State {
                 tasks: VecDeque::new(),
                 hints: VecDeque::new(),
+                sealed_hints: VecDeque::new(),
+                hints_may_wait: 0,
                 prepared: None,
                 preparing: false,
                 prepare_failed: false,
@@ -120,5 +149,99 @@ impl<F: Fs> Drop for FailOnPanic<'_, F> {
         if std::thread::panicking() {
             self.0.fail();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::config::Config;
+    use crate::engine::core::Engine;
+    use crate::engine::options::{Durability, Options};
+    use crate::storage::real::RealFs;
+
+    fn sealed(hint: Option<Task<RealFs>>) -> Option<u64> {
+        match hint? {
+            Task::HintOfSealed(hint) => Some(hint.length),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn hints_that_may_wait_come_when_too_many_do_or_nothing_else_does() {
+        let options = Options::new().segment_bytes(64 << 10);
+        let mut config = Config::new(&options);
+        config.threads = false;
+        let engine = Engine::open(RealFs::in_memory(), config).expect("it opens");
+        for i in 0..300u32 {
+            let stored = engine.set_at(Durability::Os, &i.to_le_bytes(), &[0; 1000]);
+            stored.expect("it is stored");
+        }
+        let mut segments: Vec<_> = engine.segments.read().values().cloned().collect();
+        assert!(segments.len() > 4);
+        segments.truncate(4);
+        let upkeep = Upkeep::<RealFs>::default();
+        let mut state = upkeep.state.lock();
+        for (segment, length) in segments.iter().zip(1..) {
+            let segment = Arc::downgrade(segment);
+            state.sealed_hints.push_back(SealedHint { segment, length });
+        }
+        // 1 + 2 + 3 + 4: the first two must not wait.
+        state.hints_may_wait = 7;
+        assert_eq!(sealed(state.next(false)), Some(1));
+        assert_eq!(sealed(state.next(false)), Some(2));
+        assert!(state.next(false).is_none());
+        assert_eq!(sealed(state.next(true)), Some(3));
+        // What is gone needs none.
+        let gone = Arc::downgrade(
+            &engine
+                .segments
+                .write()
+                .remove(&segments[0].header.id)
+                .unwrap(),
+        );
+        drop(segments.remove(0));
+        engine.index.set_view(&Arc::default());
+        engine.section.lock().view = Arc::default();
+        assert_eq!(gone.strong_count(), 0);
+        let lost = SealedHint {
+            segment: gone,
+            length: 100,
+        };
+        state.sealed_hints.push_front(lost);
+        assert!(state.next(false).is_none(), "it does not count");
+        state.stop = true;
+        assert_eq!(sealed(state.next(false)), Some(4));
+        assert!(state.next(true).is_none());
+    }
+
+    #[test]
+    fn hints_of_a_store_that_was_overwritten_come_by_themselves() {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        let options = Options::new()
+            .segment_bytes(64 << 10)
+            .compaction(crate::engine::options::Compaction::Manual);
+        let store = options.open(dir.path()).expect("it opens");
+        for i in 0..1000u32 {
+            store.set((i % 100).to_le_bytes(), [0; 1000]).expect("set");
+        }
+        store.flush().expect("flush");
+        let count = |suffix: &str| {
+            let names = std::fs::read_dir(dir.path()).expect("it can be read");
+            let names = names.map(|entry| entry.expect("an entry").file_name());
+            names
+                .filter(|name| name.to_string_lossy().ends_with(suffix))
+                .count()
+        };
+        // The active segment and the prepared one have none.
+        let wanted = count(".seg") - 2;
+        assert!(wanted > 5, "{wanted}");
+        for _ in 0..600 {
+            if count(".hint") >= wanted {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        panic!("{} hints of {wanted}", count(".hint"));
     }
 }

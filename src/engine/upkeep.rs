@@ -30,10 +30,23 @@ use crate::engine::populate::{self, Ahead};
 use crate::engine::report::{CloseReport, Undone};
 use crate::engine::reserve::RESCUE_BYTES;
 use crate::engine::segment::{Segment, Slot};
-use crate::engine::tasks::{FailOnPanic, Fresh, HintJob, SealJob, Task};
+use crate::engine::tasks::{FailOnPanic, Fresh, HintJob, SealJob, SealedHint, Task};
 use crate::storage::error::StorageError;
 use crate::storage::fs::{Access, Fs, FsFile};
 use crate::storage::raw::mmap::LARGE_BYTES;
+
+/// Part of the records whose hints may wait while a store is being overwritten.
+const HINTS_WAITING_PART: u64 = 4;
+
+/// Most bytes of segments whose hints may wait: closing writes them, and opening after a crash, as well as a
+/// checkpoint, does without.
+const HINTS_WAITING_MAX: u64 = 64 << 20;
+
+/// After so long with nothing to do, hints that may wait are written.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// A store with less garbage than this part of its records is growing, not being overwritten.
+const GARBAGE_PART: u64 = 8;
 
 /// Bytes below which a segment is not made smaller to fit a disk that is nearly full.
 pub(crate) const SHRINKING_BYTES_MIN: u64 = 1 << 20;
@@ -178,6 +191,7 @@ impl<F: Fs> Engine<F> {
         Ok(Fresh {
             segment: Arc::new(Segment::new(header, file, slot)),
             map: writer,
+            brought_in: 0,
             capacity,
         })
     }
@@ -277,16 +291,33 @@ impl<F: Fs> Engine<F> {
             self.check_writable(section)?;
             self.reap(section)?;
         }
-        let fresh = self.next_segment(section, bytes)?;
+        let mut fresh = self.next_segment(section, bytes)?;
+        let fast = self.fills_fast(section);
         let ended = match section.active.is_some() {
             true => Some(self.end_active(section)?),
             false => None,
         };
         section.sealing = ended.as_ref().map(|job| Arc::clone(&job.segment));
+        if !fast {
+            // It may have been prepared for a writer who has become slow since.
+            fresh.brought_in = 0;
+        }
         self.activate(section, fresh)?;
         if let Some(job) = ended {
             match self.config.threads {
-                true => self.submit(Task::Seal(job)),
+                true => {
+                    self.submit(Task::Seal(job));
+                    // Before the worker begins with a hint, which may take as long as filling half. Not
+                    // where there is garbage: compaction needs the room.
+                    let grows = !self.is_overwritten(section) && !self.reserve.is_lent();
+                    if fast
+                        && grows
+                        && let Some(active) = &mut section.active
+                    {
+                        active.next_asked = true;
+                        self.prepare_ahead(section);
+                    }
+                }
                 false => {
                     self.seal(job)?;
                     self.reap(section)?;
@@ -399,6 +430,10 @@ impl<F: Fs> Engine<F> {
             segment: active.segment,
             map: active.map,
             end,
+            hints_may_wait: match self.is_overwritten(section) {
+                true => (section.payload / HINTS_WAITING_PART).min(HINTS_WAITING_MAX),
+                false => 0,
+            },
         })
     }
 
@@ -433,9 +468,11 @@ impl<F: Fs> Engine<F> {
         self.index.set_view(&section.view);
         self.segments.write().insert(id, Arc::clone(&fresh.segment));
         let often = self.is_synced_often(section);
-        if often {
+        let populates = self.config.populates() && !often;
+        if often || (populates && fresh.brought_in == 0) {
             // A store dirties its whole folio: with small ones a commit writes kilobytes, not
-            // megabytes (256 MiB segment, late: 4.6 KiB against 2 MiB a sync).
+            // megabytes (256 MiB segment, late: 4.6 KiB against 2 MiB a sync). And who comes to a page
+            // that was not brought in zeroes that one, not as much as the device reads ahead.
             fresh.segment.slot.map().advise(Advice::Random);
         }
         let log_end = section.log_end;
@@ -449,7 +486,10 @@ impl<F: Fs> Engine<F> {
             min_lsn: 0,
             max_lsn: 0,
             payload: 0,
-            ahead: Ahead::new(self.config.populates() && !often, PAGE_BYTES),
+            ahead: match fresh.brought_in {
+                0 => Ahead::new(populates, PAGE_BYTES),
+                to => Ahead::going_on(populates, PAGE_BYTES, to),
+            },
             begun: PAGE_BYTES,
             hinted: 0,
             next_asked: false,
@@ -465,9 +505,15 @@ impl<F: Fs> Engine<F> {
         Ok(())
     }
 
-    /// Makes a complete segment durable and tells the manifest; then trims it and writes its hint.
+    /// Makes a complete segment durable and tells the manifest; then trims it. Its hint comes when nobody
+    /// waits for this thread.
     fn seal(&self, job: SealJob<F>) -> Result<()> {
-        let SealJob { segment, map, end } = job;
+        let SealJob {
+            segment,
+            map,
+            end,
+            hints_may_wait,
+        } = job;
         let id = segment.header.id;
         let name = name::segment(id);
         planted!("sealed_unsynced", Ok(()), self.sync_segment(&segment))
@@ -480,16 +526,40 @@ impl<F: Fs> Engine<F> {
         let _ = map.seal();
         segment.slot.map().expect_ordered_reads();
         self.expect_cold_reads(std::iter::once(&*segment.slot));
-        // Before anybody may compact the segment away: a hint must not come after its segment is gone.
-        // On a full disk the room is needed for more important things.
-        if !self.reserve.is_lent() {
-            self.write_hint(&segment, end.length);
+        let length = end.length;
+        if !self.config.threads {
+            self.write_hint_of_sealed(&segment, length);
         }
         let mut state = self.upkeep.state.lock();
         state.sealed_lsn = end.end_lsn;
+        if self.config.threads {
+            // Writers may wait for this thread: to seal this segment, to prepare one, to seal the next.
+            let segment = Arc::downgrade(&segment);
+            state.sealed_hints.push_back(SealedHint { segment, length });
+            state.hints_may_wait = hints_may_wait;
+        }
         drop(state);
         self.upkeep.changed.notify_all();
         Ok(())
+    }
+
+    /// Whether a good part of what is stored is garbage.
+    fn is_overwritten(&self, section: &Section<F>) -> bool {
+        section.dead > 0 && section.dead >= section.payload / GARBAGE_PART
+    }
+
+    /// Whether the segment has not been compacted away.
+    fn counts(&self, segment: &Segment<F>) -> bool {
+        self.segments.read().contains_key(&segment.header.id)
+    }
+
+    /// The hint of a sealed segment, which may be compacted away at any moment. Best effort.
+    fn write_hint_of_sealed(&self, segment: &Segment<F>, length: u64) {
+        // On a full disk the room is needed for more important things.
+        if !self.reserve.is_lent() && !self.upkeep.has_failed() {
+            self.write_hint(segment, length);
+            self.remove_hint_of_compacted(segment.header.id);
+        }
     }
 
     /// Best effort: true if it was written.
@@ -573,7 +643,7 @@ impl<F: Fs> Engine<F> {
                 Ok(worker) => state.worker = Some(worker),
                 // No thread to be had: the work is done here.
                 Err(_) => {
-                    while let Some(task) = state.next() {
+                    while let Some(task) = state.next(true) {
                         drop(state);
                         self.perform(task);
                         state = self.upkeep.state.lock();
@@ -588,19 +658,25 @@ impl<F: Fs> Engine<F> {
 
     fn work(&self) {
         let _guard = FailOnPanic(&self.upkeep);
+        let mut idle = false;
         loop {
             let task = {
                 let mut state = self.upkeep.state.lock();
                 loop {
-                    if let Some(task) = state.next() {
+                    if let Some(task) = state.next(idle) {
                         break task;
                     }
                     if state.stop {
                         return;
                     }
-                    self.upkeep.changed.wait(&mut state);
+                    let changed = &self.upkeep.changed;
+                    match state.sealed_hints.is_empty() {
+                        true => changed.wait(&mut state),
+                        false => idle = changed.wait_for(&mut state, IDLE).timed_out(),
+                    }
                 }
             };
+            idle &= matches!(task, Task::HintOfSealed(_));
             self.perform(task);
         }
     }
@@ -612,6 +688,13 @@ impl<F: Fs> Engine<F> {
                 let _ = self.seal(job);
             }
             Task::Hint(job) => self.write_hint_of(&job),
+            Task::HintOfSealed(SealedHint { segment, length }) => {
+                let segment = segment.upgrade();
+                let counts = |s: &Arc<_>| self.counts(s);
+                if let Some(segment) = segment.filter(counts) {
+                    self.write_hint_of_sealed(&segment, length);
+                }
+            }
             Task::Prepare {
                 bytes,
                 stored,
@@ -619,12 +702,16 @@ impl<F: Fs> Engine<F> {
             } => {
                 self.keep_reserve_of(stored);
                 // Without one the writer creates it itself, and gets the error.
-                let made = self.create_segment(SegmentKind::Log, bytes, large).ok();
-                if let Some(fresh) = &made
+                let mut made = self.create_segment(SegmentKind::Log, bytes, large).ok();
+                if let Some(fresh) = &mut made
                     && large
                 {
                     // The writer that rotates must not wait for the first pages.
-                    fresh.segment.slot.map().populate(0, populate::STEP_BYTES);
+                    fresh.brought_in = populate::HEAD_BYTES.min(fresh.capacity);
+                    // Here, since it waits for whoever is just bringing pages in.
+                    fresh.segment.slot.map().advise(Advice::Random);
+                    let map = Arc::downgrade(&fresh.segment.slot.stripes.any().map);
+                    self.populate.bring_in(&map, 0, fresh.brought_in);
                 }
                 let mut state = self.upkeep.state.lock();
                 state.prepare_failed = made.is_none();
