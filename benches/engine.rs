@@ -1,5 +1,6 @@
-//! Puts, gets and misses beside two ceilings in the same run: a locked map of boxed keys and values
-//! in memory, and bare appends into a mapped file. Rounds are interleaved, medians count, and what
+//! Puts, gets and misses beside their ceilings in the same run: a locked map of boxed keys and values
+//! in memory; bare appends into a mapped file; a bare table of places in a bare log, which is what a get that
+//! finds values of any length in a log can at best do. Rounds are interleaved, medians count, and what
 //! matters is the last column: how many times as fast as the map.
 //!
 //! `cargo bench --bench engine` prints the table, then criterion's own measurements of single
@@ -15,7 +16,9 @@ mod common;
 
 use std::hint::black_box;
 
-use ceilings::{Map, VALUE_BYTES, bare_load, bare_log, fill_map, miss_map, read_all, value};
+use ceilings::{
+    BareTable, Map, VALUE_BYTES, bare_load, bare_log, fill_map, miss_map, read_all, value,
+};
 use common::{absent, key, row, scale, seconds, shuffled, sum, warm_memory};
 use criterion::Criterion;
 use kvs::{Batch, Options, Store};
@@ -67,6 +70,7 @@ struct Samples {
     put_batch: Vec<f64>,
     bare: Vec<f64>,
     get_map: Vec<f64>,
+    get_bare: Vec<f64>,
     get: Vec<f64>,
     get_unverified: Vec<f64>,
     get_reader: Vec<f64>,
@@ -138,6 +142,12 @@ fn round(n: usize, seed: u64, samples: &mut Samples) {
         let time = per(read_all(&get_order, from_map));
         samples.into_iter().for_each(|samples| samples.push(time));
     }
+    let bare = BareTable::filled(&order);
+    for samples in [None, Some(&mut samples.get_bare)] {
+        let time = per(read_all(&get_order, |key| bare.get(key).map_or(0, sum)));
+        samples.into_iter().for_each(|samples| samples.push(time));
+    }
+    drop(bare);
     for samples in [None, Some(&mut samples.get)] {
         let time = per(read_all(&get_order, |key| from_store(&store, key)));
         samples.into_iter().for_each(|samples| samples.push(time));
@@ -271,6 +281,10 @@ fn table() {
     );
     println!("{}", row("put: bare mapped log", &s.bare, Some(&s.put_map)));
     println!("{}", row("get: map", &s.get_map, None));
+    println!(
+        "{}",
+        row("get: bare table and log", &s.get_bare, Some(&s.get_map))
+    );
     println!("{}", row("get: kvs", &s.get, Some(&s.get_map)));
     println!(
         "{}",

@@ -1,9 +1,11 @@
 //! What the store is measured beside, in the same process: a locked map of boxed keys and values in
-//! memory, and bare appends to a mapped file.
+//! memory, bare appends to a mapped file, and a bare table of places in a bare log.
 #![allow(dead_code)]
 
 use std::fs::File;
+use std::hash::BuildHasher;
 
+use hashbrown::{DefaultHashBuilder, HashTable};
 use kvs::testing::FileMap;
 use kvs_format::record::{Draft, Framing, Kind};
 use kvs_format::segment::{SegmentHeader, SegmentKind};
@@ -111,4 +113,53 @@ pub fn bare_load(file: &File, order: &[u32]) -> f64 {
         }
         file.sync_data().expect("the file can be synced");
     })
+}
+
+/// What a get from a log can at best do: a table of places, a log of records whose lengths stand in front of
+/// them. One thread, no locks, no pins, no checks, nothing that can be damaged, removed or moved.
+#[derive(Default)]
+pub struct BareTable {
+    hasher: DefaultHashBuilder,
+    places: HashTable<u64>,
+    log: Vec<u8>,
+}
+
+impl BareTable {
+    /// Of the pairs of `order`.
+    pub fn filled(order: &[u32]) -> Self {
+        let mut table = Self::default();
+        for i in order {
+            let (key, value) = (key(*i as usize), value(*i as usize));
+            let place = table.log.len();
+            table.log.extend([0; 16]);
+            table.log.extend((key.len() as u32).to_le_bytes());
+            table.log.extend((value.len() as u32).to_le_bytes());
+            table.log.extend(key);
+            table.log.extend(value);
+            table.log.resize(place + RECORD_BYTES as usize, 0);
+            let (hasher, log) = (&table.hasher, &table.log);
+            table
+                .places
+                .insert_unique(hasher.hash_one(key), place as u64, |place| {
+                    hasher.hash_one(Self::pair(log, *place).0)
+                });
+        }
+        table
+    }
+
+    #[inline]
+    fn pair(log: &[u8], place: u64) -> (&[u8], &[u8]) {
+        let record = &log[place as usize..];
+        let length = |at: usize| u32::from_le_bytes(record[at..at + 4].try_into().expect("four"));
+        let (key, value) = (length(16) as usize, length(20) as usize);
+        record[24..24 + key + value].split_at(key)
+    }
+
+    /// The value of `key`.
+    #[inline]
+    pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
+        let is_it = |place: &u64| Self::pair(&self.log, *place).0 == key;
+        let place = self.places.find(self.hasher.hash_one(key), is_it)?;
+        Some(Self::pair(&self.log, *place).1)
+    }
 }
