@@ -271,16 +271,18 @@ impl<F: Fs> Engine<F> {
     ) -> Result<()> {
         let hash = |i: &usize| all[*i].hash;
         let mut known = early;
+        let mut unknown = Vec::new();
+        if known.is_empty() {
+            known.resize_with(all.len(), Known::default);
+            unknown.extend_from_slice(order);
+        }
         loop {
-            if known.is_empty() {
-                known.resize_with(all.len(), Known::default);
-                let mut places = order.iter();
-                let keys = order.iter().map(|i| (hash(i), all[*i].key));
-                self.look_up_many(keys, |found| {
-                    let place = places.next().expect("one for each of the keys");
-                    known[*place] = found;
-                })?;
-            }
+            let mut places = unknown.iter();
+            let keys = unknown.iter().map(|i| (hash(i), all[*i].key));
+            self.look_up_many(keys, |found| {
+                let place = places.next().expect("one for each of the keys");
+                known[*place] = found;
+            })?;
             let mut shards = self.index.lock_many(order.iter().map(hash));
             // Both go in the order of the shards.
             let next = |at: &mut usize, i: &usize, shards: &[(usize, ShardMut<'_, View>)]| {
@@ -290,13 +292,13 @@ impl<F: Fs> Engine<F> {
                 }
             };
             let mut at = 0;
-            let covered = order.iter().all(|i| {
+            let mut covered = |i: &&usize| {
                 next(&mut at, i, &shards);
-                known[*i].covers(&shards[at].1, hash(i))
-            });
-            if !covered {
-                // What does not hold any more is looked up again.
-                known.clear();
+                known[**i].covers(&shards[at].1, hash(i))
+            };
+            // What does not hold any more is looked up again: compaction has moved some.
+            unknown = order.iter().filter(|i| !covered(i)).copied().collect();
+            if !unknown.is_empty() {
                 continue;
             }
             let mut at = 0;
