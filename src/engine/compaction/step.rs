@@ -43,6 +43,9 @@ const OVER_TOGETHER: usize = 256;
 /// Index entries exchanged in the order of their shards: a handful under each lock, not more.
 const EXCHANGED_TOGETHER: usize = 2048;
 
+/// Index entries that are asked for before the one that is looked at.
+const ASKED_AHEAD: usize = 24;
+
 /// Whether two of [`Engine::by_shard`] are of one shard.
 fn same_shard(a: &(usize, usize), b: &(usize, usize)) -> bool {
     a.0 == b.0
@@ -245,10 +248,6 @@ impl<F: Fs> Engine<F> {
             self.walk_victim(victim, |records| {
                 let of = |record: &RecordRef<'_>| self.hash_key.fingerprint(record.key);
                 let fingerprints: Vec<_> = records.iter().map(of).collect();
-                // Their entries come from memory together.
-                for fingerprint in &fingerprints {
-                    self.index.prefetch(fingerprint.lo);
-                }
                 let newest = self.are_newest(slot, records, &fingerprints);
                 let known = fingerprints.into_iter().zip(newest);
                 records
@@ -308,8 +307,7 @@ impl<F: Fs> Engine<F> {
 
     /// Which of `records`, all of one segment, the index names.
     ///
-    /// It is asked shard by shard. A look into the index is a cache miss; those of one shard are under
-    /// one lock, so the processor has them under way together.
+    /// It is asked shard by shard, so that few locks are taken.
     fn are_newest(
         &self,
         slot: &Slot,
@@ -318,9 +316,12 @@ impl<F: Fs> Engine<F> {
     ) -> Vec<bool> {
         let mut newest = vec![false; records.len()];
         let hash = |i: usize| fingerprints[i].lo;
-        for run in self.by_shard(records.len(), hash).chunk_by(same_shard) {
+        let order = self.by_shard(records.len(), hash);
+        let mut ask_ahead = self.entries_ahead(&order, hash);
+        for run in order.chunk_by(same_shard) {
             let shard = self.index.look(hash(run[0].1));
             for (_, i) in run {
+                ask_ahead();
                 let word = slot.word(hash(*i), records[*i].offset);
                 newest[*i] = shard.words(hash(*i)).any(|known| known == word);
             }
@@ -334,6 +335,24 @@ impl<F: Fs> Engine<F> {
         let mut order: Vec<_> = (0..count).map(|i| (shard(i), i)).collect();
         order.sort_unstable();
         order
+    }
+
+    /// Asks for the index entries of `order` before they are looked at, at each call for one more: far enough
+    /// ahead to come in time, not so far that they have left the nearest cache when they are wanted.
+    fn entries_ahead<'a>(
+        &'a self,
+        order: &'a [(usize, usize)],
+        hash: impl Fn(usize) -> u64 + 'a,
+    ) -> impl FnMut() + 'a {
+        let mut ahead = order.iter().map(move |(_, i)| hash(*i));
+        for hash in ahead.by_ref().take(ASKED_AHEAD) {
+            self.index.prefetch(hash);
+        }
+        move || {
+            if let Some(hash) = ahead.next() {
+                self.index.prefetch(hash);
+            }
+        }
     }
 
     fn walk_victim(
@@ -509,10 +528,13 @@ impl<F: Fs> Engine<F> {
         for output in outputs {
             let slot = &output.fresh.segment.slot;
             for some in output.moved.chunks(EXCHANGED_TOGETHER) {
-                let order = self.by_shard(some.len(), |i| some[i].hash);
+                let hash = |i: usize| some[i].hash;
+                let order = self.by_shard(some.len(), hash);
+                let mut ask_ahead = self.entries_ahead(&order, hash);
                 for run in order.chunk_by(same_shard) {
-                    let mut shard = self.index.lock(some[run[0].1].hash);
+                    let mut shard = self.index.lock(hash(run[0].1));
                     for moved in run.iter().map(|(_, i)| &some[*i]) {
+                        ask_ahead();
                         let new = slot.word(moved.hash, moved.offset);
                         let newest = || shard.words(moved.hash).next().unwrap_or(moved.old);
                         let old = planted!("exchange_not_exact", newest(), moved.old);

@@ -137,6 +137,7 @@ impl<F: Fs> Engine<F> {
         if step.is_empty() {
             return Ok(false);
         }
+        let mut hurries = dead >= marks.hurry;
         let mut since = Instant::now();
         let mut control = |_: &CompactProgress| {
             if self
@@ -146,7 +147,11 @@ impl<F: Fs> Engine<F> {
             {
                 return ControlFlow::Break(());
             }
-            if self.garbage() < marks.hurry {
+            // Not known at this moment: as it was.
+            if let Some(section) = self.section.try_lock() {
+                hurries = section.garbage() >= marks.hurry;
+            }
+            if !hurries {
                 let rest = Instant::now();
                 self.background.rest(since.elapsed().min(REST_MAX));
                 self.counters.note_rest(rest.elapsed());
@@ -161,10 +166,6 @@ impl<F: Fs> Engine<F> {
             Err(Halt::Cancelled) => Ok(false),
             Err(Halt::Failed(error)) => Err(error),
         }
-    }
-
-    fn garbage(&self) -> u64 {
-        self.section.lock().garbage()
     }
 
     /// How long the thread may sleep before it looks whether keys have expired; `None` if none will.
