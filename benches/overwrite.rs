@@ -71,11 +71,14 @@ fn run(n: usize, compaction: Compaction, seed: u64) -> Run {
         if std::env::var_os("KVS_BENCH_STATS").is_some() {
             let stats = store.stats();
             println!(
-                "live {} dead {} disk {} segments {}",
+                "live {} dead {} disk {} segments {}\n{:?} syncs {} in {:?}",
                 stats.live_bytes >> 20,
                 stats.dead_bytes >> 20,
                 stats.disk_bytes >> 20,
-                stats.segments.len()
+                stats.segments.len(),
+                stats.compaction,
+                stats.syncs,
+                stats.sync_time
             );
         }
         done.store(true, Ordering::Relaxed);

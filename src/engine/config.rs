@@ -107,7 +107,8 @@ impl Config {
     /// ahead of what is written, so this is also how much larger than its records a store is on disk;
     /// and segments much smaller than the store are what lets compaction choose those with the most
     /// garbage (a quarter: 1.2 of the key and value bytes allocated in vain at a million small pairs). A
-    /// larger record gets a segment of its own size.
+    /// larger record gets a segment of its own size. Of a store that is being overwritten: see
+    /// [`Config::overwritten_size`].
     pub fn segment_size(&self, stored: u64, record: u64) -> u64 {
         let usual = self.segment_bytes.unwrap_or_else(|| {
             (stored / STORE_PARTS)
@@ -115,6 +116,13 @@ impl Config {
                 .clamp(GROWING_BYTES_MIN, SEGMENT_BYTES_MAX)
         });
         usual.max(self.segment_size_min(record))
+    }
+
+    /// As [`Config::segment_size`], of a store much of which is garbage: half of that. What is allocated ahead
+    /// is room that garbage could have; and the more garbage there is, the less has to be copied for each
+    /// byte that comes back.
+    pub fn overwritten_size(&self, stored: u64, record: u64) -> u64 {
+        self.segment_size(stored / 2, record)
     }
 
     /// Size of the smallest segment that holds a run of `record` bytes.
@@ -142,6 +150,7 @@ mod tests {
         assert_eq!(config.segment_size(100 << 20, 100), 8 << 20);
         assert_eq!(config.segment_size(200 << 20, 100), 16 << 20);
         assert_eq!(config.segment_size(1 << 40, 100), 256 << 20);
+        assert_eq!(config.overwritten_size(200 << 20, 100), 8 << 20);
         let large = config.segment_size(0, 1 << 30);
         assert!(large > 1 << 30 && large.is_multiple_of(4096));
         let fixed = Config::new(&Options::new().segment_bytes(64 << 10));

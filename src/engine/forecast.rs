@@ -16,6 +16,7 @@ use crate::engine::config::Config;
 use crate::engine::error::{Error, Result};
 use crate::engine::options::Options;
 use crate::engine::reserve;
+use crate::engine::upkeep::HINTS_WAITING_MAX;
 use crate::index::forecast_bytes;
 
 /// Time to open a store, for each key that comes from a hint: `cargo bench --bench open`, one million
@@ -181,8 +182,9 @@ impl Plan {
         let private_bytes = index_bytes + ENGINE_BYTES + log.segments * SEGMENT_BYTES;
         let open = |ns: f64| Duration::from_nanos(ns as u64);
         let clean = OPEN_NS + HINT_NS * self.keys as f64;
-        // The segment that is being written and the one before it may have no hint yet.
-        let unsealed = (2 * ahead).min(log.bytes) as f64;
+        // The segment that is being written and the one before it may have no hint yet; of a store that is
+        // being overwritten nor may some others.
+        let unsealed = (2 * ahead + HINTS_WAITING_MAX).min(log.bytes + garbage) as f64;
         Ok(Forecast {
             index_bytes,
             private_bytes,

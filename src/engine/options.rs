@@ -42,7 +42,7 @@ impl Default for Durability {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Compaction {
-    /// A thread of the store's own, from garbage of 3/8 of the live bytes on. It works half of the
+    /// A thread of the store's own, from garbage of 17/32 of the live bytes on. It works half of the
     /// time until there is 7/16, then all the time; beyond 1/2 (and 32 MiB) writers wait for it, at
     /// most 25 milliseconds for every 256 KiB. Closing compacts too: [`Options::close_budget`].
     #[default]
@@ -145,8 +145,8 @@ impl Options {
     }
 
     /// Fixed size of new segments, from [`SEGMENT_BYTES_MIN`] to [`SEGMENT_BYTES_MAX`]. Default: a
-    /// sixteenth of the store, at least 4 MiB, at most 256 MiB. A larger record gets a segment of its
-    /// own size.
+    /// sixteenth of the store, or half of that while it is being overwritten; at least 4 MiB, at most 256
+    /// MiB. A larger record gets a segment of its own size.
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.segment_bytes = Some(bytes);

@@ -117,11 +117,11 @@ pub fn best(loads: &[Load], parts: u64, bytes_max: u64) -> Vec<Load> {
 
 /// Amounts of garbage at which something begins to happen, in bytes.
 ///
-/// Held near 1/2 of the live bytes a store of small pairs, with its hints, its reserve, two segments ahead
-/// and one compaction output, stays below three times its keys and values. With garbage of 3/8 the
-/// best segments are half garbage if keys are overwritten at random (Rosenblum & Ousterhout, 1992,
-/// section 3.5, for cleaning the fullest of evenly used segments): one byte is copied for each that
-/// comes back.
+/// Held near 2/3 of the live bytes a store of small pairs, with its hints, its reserve, two segments ahead
+/// and one compaction output, stays below three times its keys and values. With garbage of 17/32 the
+/// best segments are three fifths garbage if keys are overwritten at random (Rosenblum & Ousterhout,
+/// 1992, section 3.5, for cleaning the fullest of evenly used segments): two bytes are copied for three
+/// that come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Marks {
     /// Compaction begins, and yields.
@@ -136,9 +136,9 @@ impl Marks {
     /// Of a store with this much that is alive.
     pub fn of(live: u64) -> Self {
         Self {
-            begin: (live / 8 * 3).max(GARBAGE_BYTES_MIN),
-            hurry: (live / 16 * 7).max(GARBAGE_BYTES_MIN * 8),
-            brake: (live / 2).max(BRAKE_BYTES_MIN),
+            begin: (live / 32 * 17).max(GARBAGE_BYTES_MIN),
+            hurry: (live / 32 * 19).max(GARBAGE_BYTES_MIN * 8),
+            brake: (live / 32 * 21).max(BRAKE_BYTES_MIN),
         }
     }
 
@@ -160,8 +160,8 @@ pub fn wanted(payload: u64, dead: u64, floor: u64) -> bool {
 /// Whether a store is worth compacting before it is closed: a fifth of it is garbage.
 ///
 /// Well before [`Marks::begin`], where a store that was overwritten for long comes to rest: pairs of 16
-/// and 100 bytes take 1.52 times their size with records and hints, so that with garbage of 3/8 they would stay
-/// at 2.1 times for as long as the store is closed. Such a store is compacted, and takes 1.7 times at most.
+/// and 100 bytes take 1.52 times their size with records and hints, so that with garbage of 17/32 they would stay
+/// at 2.3 times for as long as the store is closed. Such a store is compacted, and takes 1.7 times at most.
 /// With garbage of a quarter they take 1.9 times; for less, four bytes and more would be copied for each that
 /// comes back, and whoever opens and closes a store for every write would wait for that often.
 pub fn wanted_to_close(payload: u64, dead: u64) -> bool {

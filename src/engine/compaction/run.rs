@@ -243,7 +243,7 @@ impl<F: Fs> Engine<F> {
     /// Bytes that a step among many copies: about one segment.
     pub(super) fn step_bytes(&self) -> u64 {
         let stored = self.section.lock().payload;
-        self.config.segment_size(stored, 0)
+        self.config.overwritten_size(stored, 0)
     }
 
     /// Seals everything that was written, and waits until it is durable and published; returns the
