@@ -192,6 +192,7 @@ impl<F: Fs> Engine<F> {
             log_end,
             next_lsn,
             durable_lsn,
+            unhinted,
             mut report,
         } = found;
         report.duration = started.elapsed();
@@ -260,6 +261,7 @@ impl<F: Fs> Engine<F> {
         });
         engine.expect_cold_reads(std::iter::empty());
         engine.watch_expiry();
+        engine.ask_for_hints(&unhinted);
         Ok(engine)
     }
 

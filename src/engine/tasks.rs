@@ -215,6 +215,24 @@ mod tests {
         assert!(state.next(true).is_none());
     }
 
+    fn files(dir: &std::path::Path, suffix: &str) -> Vec<std::path::PathBuf> {
+        let entries = std::fs::read_dir(dir).expect("it can be read");
+        let paths = entries.map(|entry| entry.expect("an entry").path());
+        paths
+            .filter(|path| path.to_string_lossy().ends_with(suffix))
+            .collect()
+    }
+
+    fn wait_for_hints(dir: &std::path::Path, wanted: usize) {
+        for _ in 0..600 {
+            if files(dir, ".hint").len() >= wanted {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        panic!("{} hints of {wanted}", files(dir, ".hint").len());
+    }
+
     #[test]
     fn hints_of_a_store_that_was_overwritten_come_by_themselves() {
         let dir = tempfile::tempdir().expect("a directory can be made");
@@ -226,22 +244,35 @@ mod tests {
             store.set((i % 100).to_le_bytes(), [0; 1000]).expect("set");
         }
         store.flush().expect("flush");
-        let count = |suffix: &str| {
-            let names = std::fs::read_dir(dir.path()).expect("it can be read");
-            let names = names.map(|entry| entry.expect("an entry").file_name());
-            names
-                .filter(|name| name.to_string_lossy().ends_with(suffix))
-                .count()
-        };
         // The active segment and the prepared one have none.
-        let wanted = count(".seg") - 2;
+        let wanted = files(dir.path(), ".seg").len() - 2;
         assert!(wanted > 5, "{wanted}");
-        for _ in 0..600 {
-            if count(".hint") >= wanted {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(50));
+        wait_for_hints(dir.path(), wanted);
+    }
+
+    #[test]
+    fn hints_that_are_missing_when_a_store_is_opened_are_written() {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        let options = Options::new().segment_bytes(4 << 20);
+        let open = || options.open(dir.path()).expect("it opens");
+        let store = open();
+        for i in 0..10_000u32 {
+            store.set(i.to_le_bytes(), [0; 1000]).expect("set");
         }
-        panic!("{} hints of {wanted}", count(".hint"));
+        store.close().expect("close");
+        let mut hints = files(dir.path(), ".hint");
+        hints.sort();
+        assert_eq!(hints.len(), 3);
+        // The third is of the segment that is gone on with.
+        for hint in &hints[..2] {
+            std::fs::remove_file(hint).expect("it can be removed");
+        }
+        let store = open();
+        assert_eq!(store.recovery().hints_used, 1);
+        wait_for_hints(dir.path(), 3);
+        store.close().expect("close");
+        let store = open();
+        assert_eq!(store.recovery().hints_used, 3);
+        assert_eq!(store.len(), 10_000);
     }
 }

@@ -635,6 +635,29 @@ impl<F: Fs> Engine<F> {
         self.wake_worker();
     }
 
+    /// Asks for the hints of these segments, which have none that is whole, once nothing else is to be done.
+    pub(crate) fn ask_for_hints(&self, ids: &[u64]) {
+        let segments: Vec<_> = {
+            let all = self.segments.read();
+            ids.iter().filter_map(|id| all.get(id).cloned()).collect()
+        };
+        if segments.is_empty() || self.config.read_only || !self.config.threads {
+            return;
+        }
+        let ends = &self.section.lock().ends;
+        let mut state = self.upkeep.state.lock();
+        state
+            .sealed_hints
+            .extend(segments.iter().filter_map(|segment| {
+                let length = ends.get(&segment.header.id)?.length;
+                let segment = Arc::downgrade(segment);
+                Some(SealedHint { segment, length })
+            }));
+        state.hints_may_wait = u64::MAX;
+        drop(state);
+        self.wake_worker();
+    }
+
     fn wake_worker(&self) {
         let mut state = self.upkeep.state.lock();
         if state.worker.is_none()

@@ -82,6 +82,8 @@ pub struct Recovered<F: Fs> {
     pub next_lsn: u64,
     /// Highest LSN known to be durable.
     pub durable_lsn: u64,
+    /// Ended segments of which much is covered by no hint.
+    pub unhinted: Vec<u64>,
     /// What was found and done.
     pub report: RecoveryReport,
 }
@@ -146,6 +148,7 @@ struct Driver<'a, F: Fs> {
     config: &'a Config,
     hash_key: HashKey,
     shard_bits: u8,
+    unhinted: Vec<u64>,
     report: RecoveryReport,
 }
 
@@ -182,6 +185,7 @@ pub fn recover<F: Fs>(fs: &F, config: &Config) -> Result<Recovered<F>> {
         config,
         hash_key: HashKey::from_bytes(&read.catalog.store.hash_key),
         shard_bits: read.catalog.store.shard_bits,
+        unhinted: Vec::new(),
         report: RecoveryReport::default(),
     };
     let manifest_end = read.end;
@@ -241,6 +245,7 @@ fn create<F: Fs>(fs: &F, config: &Config, ours: &[Name]) -> Result<Recovered<F>>
         },
         next_lsn: 1,
         durable_lsn: 0,
+        unhinted: Vec::new(),
         report: RecoveryReport {
             clean: true,
             ..RecoveryReport::default()
@@ -363,8 +368,11 @@ impl<F: Fs> Driver<'_, F> {
             }
         }
         let mut ended: Vec<(Opened<F>, Entries)> = Vec::new();
-        for (whole, (opened, _)) in self.read_ended(&to_read).into_iter().zip(to_read) {
-            let (entries, _) = self.note(whole?)?;
+        for (whole, (opened, end)) in self.read_ended(&to_read).into_iter().zip(to_read) {
+            let (entries, covered) = self.note(whole?)?;
+            if end.length.saturating_sub(covered) > hints::PREFIX_BYTES {
+                self.unhinted.push(opened.meta.id);
+            }
             ended.push((opened, entries));
         }
 
@@ -868,6 +876,10 @@ impl<F: Fs> Driver<'_, F> {
         let mut segments = BTreeMap::new();
         let mut ends = BTreeMap::new();
         let mut sources: Vec<(Arc<Slot>, Entries)> = Vec::new();
+        let is_long = |(_, _, end, _): &&(_, _, End, _)| end.length > hints::PREFIX_BYTES;
+        let long = log.kept.iter().filter(is_long);
+        self.unhinted
+            .extend(long.map(|(opened, ..)| opened.meta.id));
         let ended = ended
             .into_iter()
             .filter_map(|(opened, entries)| Some((opened.meta.end?, opened, entries)));
@@ -933,6 +945,7 @@ impl<F: Fs> Driver<'_, F> {
             log_end,
             next_lsn,
             durable_lsn,
+            unhinted: self.unhinted,
             report: self.report,
         })
     }
