@@ -40,16 +40,8 @@ struct Over {
 /// Index entries taken away before writers get a turn.
 const OVER_TOGETHER: usize = 256;
 
-/// Index entries exchanged in the order of their shards: a handful under each lock, not more.
-const EXCHANGED_TOGETHER: usize = 2048;
-
 /// Index entries that are asked for before the one that is looked at.
 const ASKED_AHEAD: usize = 24;
-
-/// Whether two of [`Engine::by_shard`] are of one shard.
-fn same_shard(a: &(usize, usize), b: &(usize, usize)) -> bool {
-    a.0 == b.0
-}
 
 /// Why a step was ended before it had changed anything.
 pub(super) enum Halt {
@@ -306,50 +298,33 @@ impl<F: Fs> Engine<F> {
     }
 
     /// Which of `records`, all of one segment, the index names.
-    ///
-    /// It is asked shard by shard, so that few locks are taken.
     fn are_newest(
         &self,
         slot: &Slot,
         records: &[RecordRef<'_>],
         fingerprints: &[Fingerprint],
     ) -> Vec<bool> {
-        let mut newest = vec![false; records.len()];
-        let hash = |i: usize| fingerprints[i].lo;
-        let order = self.by_shard(records.len(), hash);
-        let mut ask_ahead = self.entries_ahead(&order, hash);
-        for run in order.chunk_by(same_shard) {
-            let shard = self.index.look(hash(run[0].1));
-            for (_, i) in run {
-                ask_ahead();
-                let word = slot.word(hash(*i), records[*i].offset);
-                newest[*i] = shard.words(hash(*i)).any(|known| known == word);
-            }
-        }
-        newest
+        let mut ask_ahead = self.entries_ahead(fingerprints.iter().map(|of| of.lo));
+        let is_newest = |(record, fingerprint): (&RecordRef<'_>, &Fingerprint)| {
+            ask_ahead();
+            let word = slot.word(fingerprint.lo, record.offset);
+            let shard = self.index.look(fingerprint.lo);
+            shard.words(fingerprint.lo).any(|known| known == word)
+        };
+        records.iter().zip(fingerprints).map(is_newest).collect()
     }
 
-    /// `0..count`, each with the shard of its hash, in the order of the shards.
-    fn by_shard(&self, count: usize, hash: impl Fn(usize) -> u64) -> Vec<(usize, usize)> {
-        let shard = |i: usize| self.index.position(hash(i));
-        let mut order: Vec<_> = (0..count).map(|i| (shard(i), i)).collect();
-        order.sort_unstable();
-        order
-    }
-
-    /// Asks for the index entries of `order` before they are looked at, at each call for one more: far enough
+    /// Asks for the index entries of `hashes` before they are looked at, at each call for one more: far enough
     /// ahead to come in time, not so far that they have left the nearest cache when they are wanted.
     fn entries_ahead<'a>(
         &'a self,
-        order: &'a [(usize, usize)],
-        hash: impl Fn(usize) -> u64 + 'a,
+        mut hashes: impl Iterator<Item = u64> + 'a,
     ) -> impl FnMut() + 'a {
-        let mut ahead = order.iter().map(move |(_, i)| hash(*i));
-        for hash in ahead.by_ref().take(ASKED_AHEAD) {
+        for hash in hashes.by_ref().take(ASKED_AHEAD) {
             self.index.prefetch(hash);
         }
         move || {
-            if let Some(hash) = ahead.next() {
+            if let Some(hash) = hashes.next() {
                 self.index.prefetch(hash);
             }
         }
@@ -527,22 +502,16 @@ impl<F: Fs> Engine<F> {
         self.expect_cold_reads(outputs.iter().map(|output| &*output.fresh.segment.slot));
         for output in outputs {
             let slot = &output.fresh.segment.slot;
-            for some in output.moved.chunks(EXCHANGED_TOGETHER) {
-                let hash = |i: usize| some[i].hash;
-                let order = self.by_shard(some.len(), hash);
-                let mut ask_ahead = self.entries_ahead(&order, hash);
-                for run in order.chunk_by(same_shard) {
-                    let mut shard = self.index.lock(hash(run[0].1));
-                    for moved in run.iter().map(|(_, i)| &some[*i]) {
-                        ask_ahead();
-                        let new = slot.word(moved.hash, moved.offset);
-                        let newest = || shard.words(moved.hash).next().unwrap_or(moved.old);
-                        let old = planted!("exchange_not_exact", newest(), moved.old);
-                        if shard.replace(old, new) {
-                            shard.view().slot(moved.old).lose(moved.size, moved.expires);
-                            slot.gain(moved.size, moved.expires);
-                        }
-                    }
+            let mut ask_ahead = self.entries_ahead(output.moved.iter().map(|moved| moved.hash));
+            for moved in &output.moved {
+                ask_ahead();
+                let mut shard = self.index.lock(moved.hash);
+                let new = slot.word(moved.hash, moved.offset);
+                let newest = || shard.words(moved.hash).next().unwrap_or(moved.old);
+                let old = planted!("exchange_not_exact", newest(), moved.old);
+                if shard.replace(old, new) {
+                    shard.view().slot(moved.old).lose(moved.size, moved.expires);
+                    slot.gain(moved.size, moved.expires);
                 }
             }
         }
