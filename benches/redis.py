@@ -131,6 +131,7 @@ def main():
     parser.add_argument("--server", default=os.path.join(target, "release/kvs-server"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--runtime", default="async")
+    parser.add_argument("--threads", default="", help="of kvs-server: 1 is what redis-server has (default: as many as processors)")
     parser.add_argument("--levels", default="", help="only levels whose name has this in it")
     parser.add_argument("--test", action="store_true", help="small, to see that it runs")
     args = parser.parse_args()
@@ -152,7 +153,8 @@ def main():
             redis = Server("redis", ["redis-server", "--port", "PORT", "--bind", "127.0.0.1", "--save", "",
                                      "--dir", dirs[0], *redis_args])
             kvs = Server("kvs", [args.server, "--addr", "127.0.0.1:PORT", "--dir", dirs[1],
-                                 "--durability", durability, "--runtime", args.runtime])
+                                 "--durability", durability, "--runtime", args.runtime,
+                                 *(["--threads", args.threads] if args.threads else [])])
             pair = [redis, kvs]
             for server in pair:
                 server.wait_for(0)
