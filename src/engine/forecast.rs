@@ -16,7 +16,7 @@ use crate::engine::config::Config;
 use crate::engine::error::{Error, Result};
 use crate::engine::options::Options;
 use crate::engine::reserve;
-use crate::engine::upkeep::HINTS_WAITING_MAX;
+use crate::engine::tasks::HINTS_WAITING_MAX;
 use crate::index::forecast_bytes;
 
 /// Time to open a store, for each key that comes from a hint: `cargo bench --bench open`, one million

@@ -43,7 +43,7 @@ impl Default for Durability {
 #[non_exhaustive]
 pub enum Compaction {
     /// A thread of the store's own, from garbage of 17/32 of the live bytes on. It works half of the
-    /// time until there is 7/16, then all the time; beyond 1/2 (and 32 MiB) writers wait for it, at
+    /// time until there is 19/32, then all the time; beyond 21/32 (and 32 MiB) writers wait for it, at
     /// most 25 milliseconds for every 256 KiB. Closing compacts too: [`Options::close_budget`].
     #[default]
     Background,

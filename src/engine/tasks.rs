@@ -16,6 +16,12 @@ use crate::engine::segment::Segment;
 use crate::storage::fs::Fs;
 use crate::storage::raw::mmap::MapWriter;
 
+/// Most bytes of segments whose hints may wait, and of those whose hints closing still writes: closing takes
+/// a tenth of a second longer for them, and opening after a crash, or a checkpoint, which does without.
+/// Compaction, too, does without: it keeps tombstones that a hint may show to be of no use, once, and then
+/// they wait no more.
+pub(crate) const HINTS_WAITING_MAX: u64 = 128 << 20;
+
 /// A segment that exists, durably, and holds no record yet.
 pub(crate) struct Fresh<F: Fs> {
     pub(crate) segment: Arc<Segment<F>>,
@@ -66,6 +72,10 @@ pub(crate) struct State<F: Fs> {
     pub(crate) hints: VecDeque<HintJob>,
     pub(crate) sealed_hints: VecDeque<SealedHint<F>>,
     pub(crate) hints_may_wait: u64,
+    /// Compaction has missed one: in this life they wait no more.
+    pub(crate) hints_wanted: bool,
+    /// Of segments that had none when the store was opened.
+    pub(crate) missing_hints: VecDeque<SealedHint<F>>,
     pub(crate) prepared: Option<Fresh<F>>,
     pub(crate) preparing: bool,
     /// No segment could be prepared since the last rotation: not tried again before the next.
@@ -91,10 +101,24 @@ impl<F: Fs> State<F> {
         let gone = |hint: &SealedHint<F>| hint.segment.strong_count() == 0;
         self.sealed_hints.retain(|hint| !gone(hint));
         let waiting: u64 = self.sealed_hints.iter().map(|hint| hint.length).sum();
-        if idle || self.stop || waiting > self.hints_may_wait {
+        if idle || self.stop || self.hints_wanted || waiting > self.hints_may_wait {
             return self.sealed_hints.pop_front().map(Task::HintOfSealed);
         }
         None
+    }
+
+    /// A hint to be written when there is nothing else: one after each while in which nothing was to be
+    /// done, for nobody has asked how many there are. When the thread ends, all of them or, if that would
+    /// take long, none: opening does without.
+    pub(crate) fn next_missing(&mut self, idle: bool) -> Option<Task<F>> {
+        let bytes: u64 = self.missing_hints.iter().map(|hint| hint.length).sum();
+        if self.stop && bytes > HINTS_WAITING_MAX {
+            self.missing_hints.clear();
+        }
+        match idle || self.stop {
+            true => self.missing_hints.pop_front().map(Task::HintOfSealed),
+            false => None,
+        }
     }
 }
 
@@ -113,6 +137,8 @@ impl<F: Fs> Default for Upkeep<F> {
                 hints: VecDeque::new(),
                 sealed_hints: VecDeque::new(),
                 hints_may_wait: 0,
+                hints_wanted: false,
+                missing_hints: VecDeque::new(),
                 prepared: None,
                 preparing: false,
                 prepare_failed: false,
@@ -130,6 +156,12 @@ impl<F: Fs> Upkeep<F> {
     /// A sync failed outside the section.
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
+    }
+
+    /// Compaction keeps tombstones for want of hints.
+    pub(crate) fn want_hints(&self) {
+        self.state.lock().hints_wanted = true;
+        self.changed.notify_all();
     }
 
     pub(crate) fn fail(&self) {
@@ -191,7 +223,9 @@ mod tests {
         assert_eq!(sealed(state.next(false)), Some(1));
         assert_eq!(sealed(state.next(false)), Some(2));
         assert!(state.next(false).is_none());
-        assert_eq!(sealed(state.next(true)), Some(3));
+        state.hints_wanted = true;
+        assert_eq!(sealed(state.next(false)), Some(3));
+        state.hints_wanted = false;
         // What is gone needs none.
         let gone = Arc::downgrade(
             &engine
@@ -213,6 +247,73 @@ mod tests {
         state.stop = true;
         assert_eq!(sealed(state.next(false)), Some(4));
         assert!(state.next(true).is_none());
+    }
+
+    #[test]
+    fn missing_hints_come_one_by_one_and_do_not_keep_a_store_from_closing() {
+        let mut config = Config::new(&Options::new());
+        config.threads = false;
+        let engine = Engine::open(RealFs::in_memory(), config).expect("it opens");
+        engine.set(b"k", b"v").expect("it is stored");
+        let segments = engine.segments.read();
+        let segment = segments.values().next().expect("there is one");
+        let missing = |length| SealedHint {
+            segment: Arc::downgrade(segment),
+            length,
+        };
+        let upkeep = Upkeep::<RealFs>::default();
+        let mut state = upkeep.state.lock();
+        state
+            .missing_hints
+            .extend([1, HINTS_WAITING_MAX, 2].map(missing));
+        assert!(state.next_missing(false).is_none());
+        assert_eq!(sealed(state.next_missing(true)), Some(1));
+        state.stop = true;
+        assert!(state.next_missing(false).is_none(), "that takes long");
+        state
+            .missing_hints
+            .extend([HINTS_WAITING_MAX - 1, 1].map(missing));
+        assert_eq!(
+            sealed(state.next_missing(false)),
+            Some(HINTS_WAITING_MAX - 1)
+        );
+        assert_eq!(sealed(state.next_missing(false)), Some(1));
+        assert!(state.next_missing(true).is_none());
+    }
+
+    #[test]
+    fn hints_that_compaction_missed_wait_no_more() {
+        let options = Options::new()
+            .segment_bytes(64 << 10)
+            .compaction(crate::engine::options::Compaction::Manual);
+        let engine = Engine::open(RealFs::in_memory(), Config::new(&options)).expect("it opens");
+        let started = std::time::Instant::now();
+        let set = |key: u32| {
+            let stored = engine.set(&key.to_le_bytes(), &[0; 1000]);
+            stored.expect("it is stored");
+        };
+        // Much of it garbage, then segments without any, then a tombstone that may shadow something there.
+        (0..1000).for_each(|i| set(i % 100));
+        (1000..1200).for_each(set);
+        engine.remove(&5u32.to_le_bytes()).expect("it is removed");
+        (0..100).for_each(set);
+        engine.remove(&5u32.to_le_bytes()).expect("it is removed");
+        let report = engine.compact().expect("it is compacted");
+        let wanted = engine.upkeep.state.lock().hints_wanted;
+        let slow = started.elapsed() >= std::time::Duration::from_secs(1);
+        assert!(report.tombstones_kept > 0 || slow, "{report:?}");
+        assert!(wanted || slow);
+        while !engine.upkeep.state.lock().sealed_hints.is_empty() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        set(0);
+        assert_eq!(
+            engine.compact().expect("it is compacted").tombstones_kept,
+            0
+        );
+        engine
+            .close_within(std::time::Duration::ZERO)
+            .expect("close");
     }
 
     fn files(dir: &std::path::Path, suffix: &str) -> Vec<std::path::PathBuf> {
@@ -250,29 +351,44 @@ mod tests {
         wait_for_hints(dir.path(), wanted);
     }
 
+    /// The files of a store as a killed process leaves them.
+    fn killed(dir: &std::path::Path) -> tempfile::TempDir {
+        let copy = tempfile::tempdir().expect("a directory can be made");
+        for file in files(dir, "") {
+            let name = file.file_name().expect("it has a name");
+            std::fs::copy(&file, copy.path().join(name)).expect("it can be copied");
+        }
+        copy
+    }
+
     #[test]
-    fn hints_that_are_missing_when_a_store_is_opened_are_written() {
+    fn hints_that_are_missing_after_a_kill_are_written() {
         let dir = tempfile::tempdir().expect("a directory can be made");
-        let options = Options::new().segment_bytes(4 << 20);
-        let open = || options.open(dir.path()).expect("it opens");
-        let store = open();
-        for i in 0..10_000u32 {
+        let options = Options::new()
+            .segment_bytes(4 << 20)
+            .durability(Durability::Os);
+        let open = |dir: &tempfile::TempDir| options.open(dir.path()).expect("it opens");
+        let store = open(&dir);
+        for i in 0..11_000u32 {
             store.set(i.to_le_bytes(), [0; 1000]).expect("set");
         }
-        store.close().expect("close");
-        let mut hints = files(dir.path(), ".hint");
-        hints.sort();
-        assert_eq!(hints.len(), 3);
-        // The third is of the segment that is gone on with.
-        for hint in &hints[..2] {
-            std::fs::remove_file(hint).expect("it can be removed");
+        wait_for_hints(dir.path(), 2);
+        let (waits, closes) = (killed(dir.path()), killed(dir.path()));
+        for copy in [&waits, &closes] {
+            for hint in files(copy.path(), ".hint") {
+                std::fs::remove_file(hint).expect("it can be removed");
+            }
         }
-        let store = open();
-        assert_eq!(store.recovery().hints_used, 1);
-        wait_for_hints(dir.path(), 3);
-        store.close().expect("close");
-        let store = open();
-        assert_eq!(store.recovery().hints_used, 3);
-        assert_eq!(store.len(), 10_000);
+        // Two segments were sealed, the third is by recovery.
+        let store = open(&waits);
+        assert_eq!(store.recovery().hints_used, 0);
+        wait_for_hints(waits.path(), 3);
+        drop(store);
+        open(&closes).close().expect("close");
+        for copy in [&waits, &closes] {
+            let store = open(copy);
+            assert_eq!(store.recovery().hints_used, 3);
+            assert_eq!(store.len(), 11_000);
+        }
     }
 }

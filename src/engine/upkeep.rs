@@ -30,14 +30,12 @@ use crate::engine::populate::{self, Ahead};
 use crate::engine::report::{CloseReport, Undone};
 use crate::engine::reserve::RESCUE_BYTES;
 use crate::engine::segment::{Segment, Slot};
-use crate::engine::tasks::{FailOnPanic, Fresh, HintJob, SealJob, SealedHint, Task};
+use crate::engine::tasks::{
+    FailOnPanic, Fresh, HINTS_WAITING_MAX, HintJob, SealJob, SealedHint, Task,
+};
 use crate::storage::error::StorageError;
 use crate::storage::fs::{Access, Fs, FsFile};
 use crate::storage::raw::mmap::LARGE_BYTES;
-
-/// Most bytes of segments whose hints may wait: closing writes them, and opening after a crash, as well as a
-/// checkpoint, does without, which takes it a tenth of a second longer.
-pub(crate) const HINTS_WAITING_MAX: u64 = 128 << 20;
 
 /// After so long with nothing to do, hints that may wait are written.
 const IDLE: Duration = Duration::from_secs(1);
@@ -635,26 +633,23 @@ impl<F: Fs> Engine<F> {
         self.wake_worker();
     }
 
-    /// Asks for the hints of these segments, which have none that is whole, once nothing else is to be done.
+    /// Asks for the hints of these segments, which have none that is whole, when this thread has had nothing to
+    /// do for a while.
     pub(crate) fn ask_for_hints(&self, ids: &[u64]) {
-        let segments: Vec<_> = {
-            let all = self.segments.read();
-            ids.iter().filter_map(|id| all.get(id).cloned()).collect()
-        };
-        if segments.is_empty() || self.config.read_only || !self.config.threads {
+        if ids.is_empty() || self.config.read_only || !self.config.threads {
             return;
         }
-        let ends = &self.section.lock().ends;
-        let mut state = self.upkeep.state.lock();
-        state
-            .sealed_hints
-            .extend(segments.iter().filter_map(|segment| {
-                let length = ends.get(&segment.header.id)?.length;
-                let segment = Arc::downgrade(segment);
+        let missing: Vec<_> = {
+            let section = self.section.lock();
+            let segments = self.segments.read();
+            let hint = |id| {
+                let length = section.ends.get(id)?.length;
+                let segment = Arc::downgrade(segments.get(id)?);
                 Some(SealedHint { segment, length })
-            }));
-        state.hints_may_wait = u64::MAX;
-        drop(state);
+            };
+            ids.iter().filter_map(hint).collect()
+        };
+        self.upkeep.state.lock().missing_hints.extend(missing);
         self.wake_worker();
     }
 
@@ -693,11 +688,15 @@ impl<F: Fs> Engine<F> {
                     if let Some(task) = state.next(idle) {
                         break task;
                     }
+                    if let Some(task) = state.next_missing(idle) {
+                        idle = false;
+                        break task;
+                    }
                     if state.stop {
                         return;
                     }
                     let changed = &self.upkeep.changed;
-                    match state.sealed_hints.is_empty() {
+                    match state.sealed_hints.is_empty() && state.missing_hints.is_empty() {
                         true => changed.wait(&mut state),
                         false => idle = changed.wait_for(&mut state, IDLE).timed_out(),
                     }

@@ -447,6 +447,9 @@ impl<F: Fs> Engine<F> {
             }
             if is_reason {
                 reasons.push(segment.header.id);
+                if hint.is_none() && length > 0 {
+                    self.upkeep.want_hints();
+                }
             }
         }
         Ok((keep, reasons))

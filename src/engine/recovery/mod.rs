@@ -730,6 +730,10 @@ impl<F: Fs> Driver<'_, F> {
                     offset: stop.offset,
                 });
             }
+            let covered = hint.as_ref().map_or(PAGE_BYTES, |hint| hint.covered);
+            if stop.offset.saturating_sub(covered) > hints::PREFIX_BYTES {
+                self.unhinted.push(opened.meta.id);
+            }
             let entries = self.merge(hint, scanned);
             let (records, min_lsn, max_data_lsn, _) = summary(entries.as_slice());
             let end = End {
@@ -876,10 +880,6 @@ impl<F: Fs> Driver<'_, F> {
         let mut segments = BTreeMap::new();
         let mut ends = BTreeMap::new();
         let mut sources: Vec<(Arc<Slot>, Entries)> = Vec::new();
-        let is_long = |(_, _, end, _): &&(_, _, End, _)| end.length > hints::PREFIX_BYTES;
-        let long = log.kept.iter().filter(is_long);
-        self.unhinted
-            .extend(long.map(|(opened, ..)| opened.meta.id));
         let ended = ended
             .into_iter()
             .filter_map(|(opened, entries)| Some((opened.meta.end?, opened, entries)));
