@@ -87,8 +87,11 @@ fn a_snapshot_shows_its_moment_whatever_is_compacted_and_mapped_in_its_place() {
             assert!(store.remove(key(i)).unwrap());
             expected.remove(&key(i));
         }
+        let before = store.stats().last_lsn;
         let snapshot = store.snapshot().unwrap();
-        assert_eq!(snapshot.lsn(), store.stats().last_lsn);
+        // A sync by the interval may note itself in the log meanwhile.
+        let moments = before..=store.stats().last_lsn;
+        assert!(moments.contains(&snapshot.lsn()), "{moments:?}");
         if round % 3 == 1 {
             all.push((snapshot, expected));
         }
