@@ -9,17 +9,19 @@
 //!
 //! What it is for: a get that is checked must be over after some hundred instructions, or the processor
 //! cannot begin the next one while it waits for the memory of this one. Both checks of a record of 140
-//! bytes take 75 instructions here and some 260 by tables.
+//! bytes take 58 instructions here and some 260 by tables.
 //!
 //! Bits are reflected as everywhere in this CRC: the lowest bit of the first byte is the highest power.
 //! A product of two reflected numbers of 64 bits is their product times x, which the constants allow for.
 
 use core::arch::x86_64::{
-    __m128i, __m256i, __m512i, _bzhi_u64, _mm_clmulepi64_si128, _mm_set_epi64x, _mm_xor_si128,
-    _mm256_and_si256, _mm256_castsi256_si128, _mm256_clmulepi64_epi128, _mm256_extract_epi64,
-    _mm256_extracti128_si256, _mm256_set_epi64x, _mm256_set_m128i, _mm256_set1_epi64x,
-    _mm256_srli_si256, _mm256_xor_si256, _mm512_castsi512_si256, _mm512_clmulepi64_epi128,
-    _mm512_extracti64x4_epi64, _mm512_maskz_mov_epi8, _mm512_set_epi64, _mm512_xor_si512,
+    __m128i, __m256i, __m512i, _mm_set_epi64x, _mm_xor_si128, _mm256_and_si256, _mm256_blend_epi32,
+    _mm256_castsi256_si128, _mm256_clmulepi64_epi128, _mm256_extract_epi64,
+    _mm256_extracti128_si256, _mm256_inserti128_si256, _mm256_permute2x128_si256,
+    _mm256_set_epi64x, _mm256_set_m128i, _mm256_set1_epi64x, _mm256_shuffle_epi8,
+    _mm256_srli_si256, _mm256_testz_si256, _mm256_xor_si256, _mm512_and_si512,
+    _mm512_castsi512_si256, _mm512_clmulepi64_epi128, _mm512_extracti64x4_epi64, _mm512_set_epi64,
+    _mm512_xor_si512,
 };
 
 use crate::crc::of_its_pages;
@@ -62,12 +64,12 @@ const fn ahead(bits: i64) -> [i64; 2] {
     [x_pow(64 + bits - 1), x_pow(bits - 1)]
 }
 
-/// What moves each lane of a block to its end.
+/// What moves each lane of a block to its end, and 32 bits beyond, where the CRC would stand.
 const LANES: [[i64; 2]; 8] = {
     let mut lanes = [[0; 2]; 8];
     let mut i = 0;
     while i < 8 {
-        lanes[i] = ahead(8 * (BLOCK_BYTES - 16 * (i + 1)) as i64);
+        lanes[i] = ahead(32 + 8 * (BLOCK_BYTES - 16 * (i + 1)) as i64);
         i += 1;
     }
     lanes
@@ -76,15 +78,65 @@ const LANES: [[i64; 2]; 8] = {
 /// What moves a block to where the next one stands.
 const NEXT: [i64; 2] = ahead(8 * BLOCK_BYTES as i64);
 
-/// What moves the remainder of a block behind its message, by how many zeros have filled it up.
-static BEHIND: [[i64; 2]; BLOCK_BYTES + 1] = {
+/// What undoes so many zeros behind a message.
+static BACK: [[i64; 2]; BLOCK_BYTES + 1] = {
     let mut all = [[0; 2]; BLOCK_BYTES + 1];
     let mut zeros = 0;
     while zeros <= BLOCK_BYTES {
-        all[zeros] = ahead(32 - 8 * zeros as i64);
+        all[zeros] = ahead(-8 * zeros as i64);
         zeros += 1;
     }
     all
+};
+
+/// What moves a CRC ahead by so many zeros.
+static FORTH: [i64; BLOCK_BYTES + 1] = {
+    let mut all = [0; BLOCK_BYTES + 1];
+    let mut zeros = 0;
+    while zeros <= BLOCK_BYTES {
+        all[zeros] = x_pow(8 * zeros as i64 - 1);
+        zeros += 1;
+    }
+    all
+};
+
+/// What is left of a block's first bytes, where a block ends at the last of these.
+static FIRST: [u8; 2 * BLOCK_BYTES] = {
+    let mut bytes = [0; 2 * BLOCK_BYTES];
+    let mut i = 0;
+    while i < BLOCK_BYTES {
+        bytes[i] = 0xFF;
+        i += 1;
+    }
+    bytes
+};
+
+/// What the register of 32 ones, which a message begins with, makes of a block.
+const BEGUN: i64 = {
+    let mut sum = 0;
+    let mut i = 0;
+    while i < 32 {
+        sum ^= x_pow(8 * BLOCK_BYTES as i64 + i);
+        i += 1;
+    }
+    sum
+};
+
+/// `1 / P` as a power series, up to x^63, reflected.
+const INVERSE: i64 = {
+    // The coefficient of x^n is bit 63 - n; that of x^k in P is bit 32 - k of `POLYNOMIAL`.
+    let mut inverse = 1u64 << 63;
+    let mut n = 1;
+    while n < 64 {
+        let (mut k, mut sum) = (1, 0);
+        while k <= 32 && k <= n {
+            sum ^= (POLYNOMIAL as u64 >> (32 - k)) & (inverse >> (63 - (n - k)));
+            k += 1;
+        }
+        inverse |= (sum & 1) << (63 - n);
+        n += 1;
+    }
+    inverse as i64
 };
 
 /// `floor(x^64 / P)` and P, reflected, for the reduction after Barrett.
@@ -127,44 +179,38 @@ type Block = (__m512i, __m512i);
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vpclmulqdq,pclmulqdq,bmi2")]
 fn first_of(block: &[u8; BLOCK_BYTES], len: usize, register: u32) -> Option<Block> {
     let (first, second) = (block.first_chunk()?, block.last_chunk()?);
+    // By bytes that are ready: masks of the processor's own would have to be made, at several micro-operations
+    // each, and what is loaded by a mask has to wait for the length.
+    let kept = FIRST.get(BLOCK_BYTES - len..)?;
+    let (kept, rest) = kept.split_first_chunk()?;
     let register = _mm512_set_epi64(0, 0, 0, 0, 0, 0, 0, i64::from(register));
     Some((
-        _mm512_maskz_mov_epi8(
-            _bzhi_u64(u64::MAX, len as u32),
-            _mm512_xor_si512(load(first), register),
-        ),
-        _mm512_maskz_mov_epi8(
-            _bzhi_u64(u64::MAX, len.saturating_sub(64) as u32),
-            load(second),
-        ),
+        _mm512_and_si512(_mm512_xor_si512(load(first), register), load(kept)),
+        _mm512_and_si512(load(second), load(rest.first_chunk()?)),
     ))
 }
 
-/// 16 bytes with the same remainder as a block.
+/// Two lanes whose sum has the remainder of a block with 32 zeros behind it, and a degree below 96.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vpclmulqdq,pclmulqdq,bmi2")]
-fn joined((a, b): Block) -> __m128i {
+fn joined((a, b): Block) -> __m256i {
     let [l0, l1, l2, l3, l4, l5, l6, l7] = LANES;
     let both = _mm512_xor_si512(
         fold(a, four([l0, l1, l2, l3])),
         fold(b, four([l4, l5, l6, l7])),
     );
-    let half = _mm256_xor_si256(
+    _mm256_xor_si256(
         _mm512_castsi512_si256(both),
         _mm512_extracti64x4_epi64::<1>(both),
-    );
-    _mm_xor_si128(
-        _mm256_castsi256_si128(half),
-        _mm256_extracti128_si256::<1>(half),
     )
 }
 
-/// 16 bytes with the same remainder as the message with zeros behind it, and how many zeros: `len` bytes
+/// As [`joined`], of a message and the zeros that fill its last block, and how many they are: `len` bytes
 /// at the start of `room`, at least [`MESSAGE_BYTES_MIN`]. What stands behind them does not matter; if
 /// it fills the last block, nothing is copied.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vpclmulqdq,pclmulqdq,bmi2")]
-fn remainder(register: u32, room: &[u8], len: usize) -> Option<(__m128i, usize)> {
+fn remainder(register: u32, room: &[u8], len: usize) -> Option<(__m256i, usize)> {
     let mut copy;
     let whole = (len - 1) / BLOCK_BYTES;
     let left = len - whole * BLOCK_BYTES;
@@ -195,52 +241,65 @@ fn remainder(register: u32, room: &[u8], len: usize) -> Option<(__m128i, usize)>
     Some((joined((a, b)), BLOCK_BYTES - left))
 }
 
-/// 16 bytes with the same remainder as `offset` and then the header's bytes 4 to 23.
+/// As [`joined`], of `offset` and then the header's bytes 4 to 23.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vpclmulqdq,pclmulqdq,bmi2")]
-fn place_remainder(register: u32, offset: u64, rest: &[u8; 20]) -> Option<__m128i> {
-    const FACTORS: [i64; 2] = ahead(128);
+fn place_joined(register: u32, offset: u64, rest: &[u8; 20]) -> Option<__m256i> {
+    const OFFSET: i64 = x_pow(32 + 160 - 1);
+    const CONTENT: i64 = x_pow(32 + 128 - 1);
+    const REST: [i64; 2] = ahead(32);
     let (words, _) = rest[4..].as_chunks::<8>();
     let [second, third] = words else {
         return None;
     };
-    let first = offset ^ u64::from(register);
     let content = u64::from(u32::from_le_bytes(*rest.first_chunk()?));
-    // Four zeros before it make it 32 bytes; at the start they change nothing.
-    let head = _mm_set_epi64x((first >> 32 | content << 32) as i64, (first << 32) as i64);
-    let tail = _mm_set_epi64x(i64::from_le_bytes(*third), i64::from_le_bytes(*second));
-    let factors = _mm_set_epi64x(FACTORS[1], FACTORS[0]);
-    let moved = _mm_xor_si128(
-        _mm_clmulepi64_si128::<0x00>(head, factors),
-        _mm_clmulepi64_si128::<0x11>(head, factors),
+    let words = _mm256_set_m128i(
+        _mm_set_epi64x(i64::from_le_bytes(*third), i64::from_le_bytes(*second)),
+        _mm_set_epi64x(
+            (content << 32) as i64,
+            (offset ^ u64::from(register)) as i64,
+        ),
     );
-    Some(_mm_xor_si128(moved, tail))
+    let factors = _mm256_set_epi64x(REST[1], REST[0], CONTENT, OFFSET);
+    Some(_mm256_xor_si256(
+        _mm256_clmulepi64_epi128::<0x00>(words, factors),
+        _mm256_clmulepi64_epi128::<0x11>(words, factors),
+    ))
 }
 
-/// The final states of two messages whose last blocks were filled up with so many zeros.
+/// Takes 32 bits off: of each lane, the upper half has the remainder of the whole, if that has a degree
+/// below 96.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vpclmulqdq,pclmulqdq,bmi2")]
-fn finish<const WHO: u8>(first: (__m128i, usize), second: (__m128i, usize)) -> Option<(u32, u32)> {
+fn below_64(lanes: __m256i) -> __m256i {
+    let factor = _mm256_set1_epi64x(const { x_pow(63) });
+    _mm256_xor_si256(lanes, _mm256_clmulepi64_epi128::<0x00>(lanes, factor))
+}
+
+/// The final state of a message whose last block was filled up with so many zeros.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,vpclmulqdq,pclmulqdq,bmi2")]
+fn finish(joined: __m256i, zeros: usize) -> Option<u32> {
     let product = |a: __m256i, b: i64| _mm256_clmulepi64_epi128::<0x00>(a, _mm256_set1_epi64x(b));
     let lower = _mm256_set1_epi64x(0xFFFF_FFFF);
-    let ([a, b], [c, d]) = (BEHIND.get(first.1)?, BEHIND.get(second.1)?);
-    let factors = _mm256_set_epi64x(*d, *c, *b, *a);
-    // From 128 bits to 96, from 96 to 64.
-    let two = _mm256_set_m128i(second.0, first.0);
-    let two = _mm256_xor_si256(
-        _mm256_clmulepi64_epi128::<0x00>(two, factors),
-        _mm256_clmulepi64_epi128::<0x11>(two, factors),
+    let [a, b] = BACK.get(zeros)?;
+    let sum: __m128i = _mm_xor_si128(
+        _mm256_castsi256_si128(joined),
+        _mm256_extracti128_si256::<1>(joined),
     );
-    let two = _mm256_srli_si256::<8>(_mm256_xor_si256(two, product(two, const { x_pow(63) })));
-    // From 64 to 32.
-    let multiple = product(_mm256_and_si256(two, lower), QUOTIENT);
+    let (sum, factors) = (
+        _mm256_set_m128i(sum, sum),
+        _mm256_set_epi64x(*b, *a, *b, *a),
+    );
+    let sum = _mm256_xor_si256(
+        _mm256_clmulepi64_epi128::<0x00>(sum, factors),
+        _mm256_clmulepi64_epi128::<0x11>(sum, factors),
+    );
+    let sum = _mm256_srli_si256::<8>(below_64(sum));
+    let multiple = product(_mm256_and_si256(sum, lower), QUOTIENT);
     let multiple = product(_mm256_and_si256(multiple, lower), POLYNOMIAL);
-    let two = _mm256_xor_si256(two, multiple);
-    let state = |word: i64| !((word as u64 >> 32) as u32);
-    Some((
-        state(_mm256_extract_epi64::<0>(two)),
-        state(_mm256_extract_epi64::<2>(two)),
-    ))
+    let state = _mm256_extract_epi64::<0>(_mm256_xor_si256(sum, multiple));
+    Some(!((state as u64 >> 32) as u32))
 }
 
 /// CRC-32 of the first `len` bytes of `room`, from the state `before`; `None` if they are not there, or
@@ -253,8 +312,8 @@ pub fn crc32(before: u32, room: &[u8], len: usize) -> Option<u32> {
     if len < MESSAGE_BYTES_MIN {
         return None;
     }
-    let message = remainder(!before, room, len)?;
-    Some(finish::<2>(message, message)?.0)
+    let (message, zeros) = remainder(!before, room, len)?;
+    finish(message, zeros)
 }
 
 /// `place` of a record: [`crate::crc::PlaceKey::place`] for a key that starts at the state `start`.
@@ -263,8 +322,7 @@ pub fn crc32(before: u32, room: &[u8], len: usize) -> Option<u32> {
 /// As of [`crc32`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vpclmulqdq,pclmulqdq,bmi2")]
 pub fn place(start: u32, offset: u64, rest: &[u8; 20]) -> Option<u32> {
-    let message = (place_remainder(!start, offset, rest)?, 0);
-    Some(finish::<3>(message, message)?.0)
+    finish(place_joined(!start, offset, rest)?, 0)
 }
 
 /// Whether both checks of a record that stands at `offset` hold, for a key that starts at the state
@@ -283,9 +341,9 @@ pub fn holds(start: u32, offset: u64, room: &[u8], len: usize) -> Option<bool> {
     let Some(room) = room.first_chunk::<ROOM_BYTES>() else {
         return holds_long(start, offset, room, len);
     };
-    let block = first_of(room.last_chunk()?, content_len, !0)?;
-    let content = (joined(block), BLOCK_BYTES - content_len);
-    hold::<0>(start, offset, room.first_chunk()?, content)
+    let content = joined(first_of(room.last_chunk()?, content_len, 0)?);
+    let zeros = BLOCK_BYTES - content_len;
+    hold::<BEGUN>(start, offset, room.first_chunk()?, content, zeros)
 }
 
 /// As [`holds`], of any length and with any room. Not part of it: that needs no stack this way.
@@ -297,22 +355,52 @@ fn holds_long(start: u32, offset: u64, room: &[u8], len: usize) -> Option<bool> 
         return None;
     }
     let room = of_its_pages(room, offset, len);
-    let content = remainder(!0, room.get(CONTENT_START..)?, content_len)?;
-    hold::<1>(start, offset, room.first_chunk()?, content)
+    let (content, zeros) = remainder(!0, room.get(CONTENT_START..)?, content_len)?;
+    hold::<0>(start, offset, room.first_chunk()?, content, zeros)
 }
 
-/// Whether both checks hold. `WHO` asks: each has a copy of its own.
+/// Whether both checks hold, if the content with so many zeros behind it is `content` and `BEGUN`.
+///
+/// Nothing is reduced to a remainder to be compared: what the message with its zeros should be is added to what it is, and
+/// the sum is a multiple of P or not. It is a quotient of a degree below 32 times P if and only if its product with
+/// the power series of `1 / P` has no term from x^32 to x^63.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vpclmulqdq,pclmulqdq,bmi2")]
-fn hold<const WHO: u8>(
+fn hold<const BEGUN: i64>(
     start: u32,
     offset: u64,
     header: &[u8; HEADER_BYTES],
-    content: (__m128i, usize),
+    content: __m256i,
+    zeros: usize,
 ) -> Option<bool> {
-    let (words, _) = header.as_chunks::<4>();
-    let stored = |i: usize| u32::from_le_bytes(words[i]);
-    let place = place_remainder(!start, offset, header.last_chunk()?)?;
-    let (place, content) = finish::<WHO>((place, 0), content)?;
-    Some((place ^ stored(0)) | (content ^ stored(1)) == 0)
+    let place = place_joined(!start, offset, header.last_chunk()?)?;
+    // From here on place in the lower lane, content in the upper one.
+    let sums = _mm256_xor_si256(
+        _mm256_xor_si256(
+            _mm256_inserti128_si256::<1>(place, _mm256_castsi256_si128(content)),
+            _mm256_permute2x128_si256::<0x31>(place, content),
+        ),
+        _mm256_set_epi64x(BEGUN, 0, 0, 0),
+    );
+    // The stored checks, each in the upper half of a word.
+    let upper = _mm256_set_epi64x(
+        -1,
+        0x0706_0504_8080_8080u64 as i64,
+        -1,
+        0x0302_0100_8080_8080u64 as i64,
+    );
+    let stored = _mm256_set1_epi64x(i64::from_le_bytes(*header.first_chunk()?));
+    let stored = _mm256_xor_si256(
+        _mm256_shuffle_epi8(stored, upper),
+        _mm256_set1_epi64x(-1 << 32),
+    );
+    let factors = _mm256_blend_epi32::<0x0F>(
+        _mm256_set1_epi64x(*FORTH.get(zeros)?),
+        _mm256_set1_epi64x(const { x_pow(-1) }),
+    );
+    let expected = _mm256_clmulepi64_epi128::<0x00>(stored, factors);
+    let sums = _mm256_xor_si256(below_64(sums), expected);
+    let quotients = _mm256_clmulepi64_epi128::<0x01>(sums, _mm256_set1_epi64x(INVERSE));
+    let beyond = _mm256_set_epi64x(0x7FFF_FFFF, i64::MIN, 0x7FFF_FFFF, i64::MIN);
+    Some(_mm256_testz_si256(quotients, beyond) == 1)
 }

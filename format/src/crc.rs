@@ -205,7 +205,7 @@ impl PlaceKey {
     /// `len` bytes of `room`, of which what follows does not matter, as for [`PlaceKey::content`]. Of that
     /// only what lies in a page with the record is looked at.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn holds(&self, offset: u64, room: &[u8], len: usize) -> bool {
         if len < HEADER_BYTES {
             return false;
@@ -216,7 +216,7 @@ impl PlaceKey {
         }
     }
 
-    #[inline]
+    #[inline(never)]
     fn holds_by_tables(&self, offset: u64, room: &[u8], len: usize) -> bool {
         let stored = || {
             let (place, rest) = room.split_first_chunk()?;
