@@ -36,11 +36,12 @@ const LAYERS: Layers<'static> = &[
     ("client", &["", "protocol"]),
 ];
 
-/// Where `unsafe` may stand: maps, checksums, asking for memory ahead, an allocator that counts for a test,
+/// Where `unsafe` may stand: maps, what is pinned of them, checksums, asking for memory ahead, an allocator that counts for a test,
 /// and the C interfaces of what benches compare with.
-const UNSAFE_HOMES: [&str; 5] = [
+const UNSAFE_HOMES: [&str; 6] = [
     "src/storage/raw/checksum.rs",
     "src/storage/raw/mmap.rs",
+    "src/storage/raw/pinned.rs",
     "src/storage/raw/prefetch.rs",
     "format/tests/no_alloc.rs",
     "benches/compare/src/foreign.rs",

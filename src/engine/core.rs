@@ -283,10 +283,16 @@ impl<F: Fs> Engine<F> {
     /// Refuses to read a key whose newest version may not be on disk after a failed sync.
     #[inline]
     pub(crate) fn check_readable(&self, key: &[u8]) -> Result<()> {
-        match self.is_poisoned() || self.upkeep.has_failed() {
+        match self.may_be_poisoned() {
             true => self.check_poisoned(key),
             false => Ok(()),
         }
+    }
+
+    /// Whether [`Engine::check_readable`] must look closer.
+    #[inline]
+    pub(crate) fn may_be_poisoned(&self) -> bool {
+        self.is_poisoned() || self.upkeep.has_failed()
     }
 
     #[cold]

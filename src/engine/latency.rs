@@ -19,12 +19,24 @@ pub(crate) enum Timed {
 #[derive(Debug, Default)]
 pub(crate) struct Timers(());
 
+/// A call that has begun.
+#[cfg(not(feature = "latency"))]
+pub(crate) struct Begun(());
+
 #[cfg(not(feature = "latency"))]
 impl Timers {
     #[inline(always)]
     pub(crate) fn time<T>(&self, _what: Timed, act: impl FnOnce() -> T) -> T {
         act()
     }
+
+    #[inline(always)]
+    pub(crate) fn begin(&self, _what: Timed) -> Begun {
+        Begun(())
+    }
+
+    #[inline(always)]
+    pub(crate) fn end(&self, _what: Timed, _begun: Begun) {}
 }
 
 #[cfg(feature = "latency")]
@@ -74,18 +86,30 @@ mod on {
         Histogram::new_with_bounds(1, LONGEST_NS, 2).ok()
     }
 
+    /// A call that has begun, and when, if it is measured.
+    pub(crate) struct Begun(Option<Instant>);
+
     impl Timers {
         #[inline]
         pub(crate) fn time<T>(&self, what: Timed, act: impl FnOnce() -> T) -> T {
+            let begun = self.begin(what);
+            let done = act();
+            self.end(what, begun);
+            done
+        }
+
+        #[inline]
+        pub(crate) fn begin(&self, what: Timed) -> Begun {
             let rare = matches!(what, Timed::Sync | Timed::CompactionStep);
             let call = CALLS.with(|calls| calls.replace(calls.get().wrapping_add(1)));
-            if !rare && !call.is_multiple_of(SAMPLE) {
-                return act();
+            Begun((rare || call.is_multiple_of(SAMPLE)).then(Instant::now))
+        }
+
+        #[inline]
+        pub(crate) fn end(&self, what: Timed, begun: Begun) {
+            if let Begun(Some(begun)) = begun {
+                self.record(what, begun.elapsed());
             }
-            let started = Instant::now();
-            let done = act();
-            self.record(what, started.elapsed());
-            done
         }
 
         #[cold]

@@ -17,6 +17,7 @@ use crate::engine::value::Value;
 use crate::storage::fs::{Fs, FsFile};
 use crate::storage::location::Word;
 use crate::storage::pin::{Pin, Stripe};
+use crate::storage::raw::pinned::{Find, PinnedBytes};
 
 const _: () = assert!(CONTENT_START < HEADER_BYTES);
 
@@ -185,41 +186,47 @@ fn match_unverified(
     }
 }
 
-/// The value and where it stands in the segment, if `word` is of an ordinary record of `key`: one that does
-/// not expire, and whose checks hold if they are asked for. Anything else is to be looked at in full, by
-/// [`Engine::matches`].
+/// Finds the value, if `word` is of an ordinary record of `key`: one that does not expire, and whose checks
+/// hold if they are asked for. Anything else is to be looked at in full, by [`Engine::matches`].
 ///
 /// Few instructions, and no branch that is often missed: while memory is waited for, a processor goes
 /// on with what comes next as far as some 300 instructions, which is the next read if this one is short.
-#[inline(always)]
-pub(crate) fn plain_value<'a>(
-    stripe: &'a Stripe,
-    word: Word,
-    key: &[u8],
-    checked: bool,
-) -> Option<(u64, &'a [u8])> {
-    let offset = stripe.offset_of(word);
-    let bytes = stripe.map.from(offset);
-    let (header, body) = RawHeader::ref_from_prefix(bytes).ok()?;
-    let body_len = key.len() + header.value_len.get() as usize;
-    // Kind and framing in one comparison.
-    let kind = u16::from_le_bytes([header.framing, header.kind]);
-    let least = u16::from_le_bytes([Framing::Single as u8, Kind::Set as u8]);
-    if kind.wrapping_sub(least) > Framing::BatchEnd as u16
-        || header.lsn.get() == 0
-        || header.value_len.get() as usize > VALUE_BYTES_MAX
-        || usize::from(header.key_len.get()) != key.len()
-        || body_len > body.len()
-        || !same(&body[..key.len()], key)
-    {
-        return None;
+pub(crate) struct Plain<'k> {
+    pub(crate) word: Word,
+    pub(crate) key: &'k [u8],
+    pub(crate) checked: bool,
+}
+
+impl Find for Plain<'_> {
+    #[inline(always)]
+    fn find(self, stripe: &Stripe) -> Option<&[u8]> {
+        let Self { word, key, checked } = self;
+        let offset = stripe.offset_of(word);
+        if checked {
+            // The checks look at all of it, and where it ends says only its header, which is waited for.
+            stripe.map.prefetch(offset);
+        }
+        let bytes = stripe.map.from(offset);
+        let (header, body) = RawHeader::ref_from_prefix(bytes).ok()?;
+        let body_len = key.len() + header.value_len.get() as usize;
+        // Kind and framing in one comparison.
+        let kind = u16::from_le_bytes([header.framing, header.kind]);
+        let least = u16::from_le_bytes([Framing::Single as u8, Kind::Set as u8]);
+        if kind.wrapping_sub(least) > Framing::BatchEnd as u16
+            || header.lsn.get() == 0
+            || header.value_len.get() as usize > VALUE_BYTES_MAX
+            || usize::from(header.key_len.get()) != key.len()
+            || body_len > body.len()
+            || !same(&body[..key.len()], key)
+        {
+            return None;
+        }
+        let len = HEADER_BYTES + body_len;
+        if checked && !stripe.place_key.holds(offset, bytes, len) {
+            return None;
+        }
+        Some(&body[key.len()..body_len])
     }
-    let len = HEADER_BYTES + body_len;
-    if checked && !stripe.place_key.holds(offset, bytes, len) {
-        return None;
-    }
-    let at = offset + (HEADER_BYTES + key.len()) as u64;
-    Some((at, &body[key.len()..body_len]))
 }
 
 /// Whether two slices of one length are equal: without a call, if they are of 8 to 16 bytes.
@@ -320,10 +327,11 @@ impl<F: Fs> Engine<F> {
     #[inline]
     pub(crate) fn value_among(&self, candidates: Candidates, key: &[u8]) -> Result<Option<Value>> {
         for (word, pin) in candidates.into_iter() {
-            if let Some((at, value)) = plain_value(&pin, word, key, self.config.verify_reads) {
-                let len = value.len() as u32;
-                return Ok(Some(Value::new(pin, at, len)));
-            }
+            let checked = self.config.verify_reads;
+            let pin = match PinnedBytes::new(pin, Plain { word, key, checked }) {
+                Ok(bytes) => return Ok(Some(Value::of(bytes))),
+                Err(pin) => pin,
+            };
             if let Some(found) = self.matches(&pin, word, key, self.checks())? {
                 let alive = found.is_alive(&self.config.wall_clock);
                 return Ok(alive.then(|| Value::new(pin, found.value_offset, found.value_len)));
@@ -333,30 +341,40 @@ impl<F: Fs> Engine<F> {
     }
 
     /// See [`crate::Store::get`].
-    #[inline]
+    #[inline(always)]
     pub fn get(&self, key: &[u8]) -> Result<Option<Value>> {
-        self.check_readable(key)?;
         self.get_hashed(self.hash_key.hash(key), key)
     }
 
-    /// The same of a key whose hash is known, and that may be read.
-    #[inline]
+    /// The same of a key whose hash is known.
+    ///
+    /// Always a part of whoever calls it: else the value would be handed over in memory, to be taken apart
+    /// again, by instructions that stand between this record's memory and that of the next.
+    #[inline(always)]
     pub(crate) fn get_hashed(&self, hash: u64, key: &[u8]) -> Result<Option<Value>> {
-        let pinned = |word, view: &Arc<View>| (word, view.pin(word));
-        let Some((word, pin)) = self.index.candidate(hash, pinned) else {
-            return Ok(None);
-        };
-        if let Some((at, value)) = plain_value(&pin, word, key, self.config.verify_reads) {
-            let len = value.len() as u32;
-            return Ok(Some(Value::new(pin, at, len)));
+        if !self.may_be_poisoned() {
+            let pinned = |word, view: &Arc<View>| (word, view.pin(word));
+            let Some((word, pin)) = self.index.candidate(hash, pinned) else {
+                return Ok(None);
+            };
+            let checked = self.config.verify_reads;
+            if let Ok(bytes) = PinnedBytes::new(pin, Plain { word, key, checked }) {
+                return Ok(Some(Value::of(bytes)));
+            }
         }
-        self.get_in_full(hash, key)
+        self.get_in_full(hash, key).map_err(|error| *error)
     }
 
     /// Of a record that is not an ordinary one, or not of this key, or damaged.
+    ///
+    /// Its result is of another type than that of who calls it: else both would share a place in memory, and
+    /// the ordinary value would be put there in pieces and read back in larger ones, for which a processor
+    /// waits until all that came before is done.
     #[cold]
-    fn get_in_full(&self, hash: u64, key: &[u8]) -> Result<Option<Value>> {
-        self.value_among(self.candidates(hash), key)
+    #[inline(never)]
+    pub(crate) fn get_in_full(&self, hash: u64, key: &[u8]) -> Result<Option<Value>, Box<Error>> {
+        self.check_readable(key)?;
+        Ok(self.value_among(self.candidates(hash), key)?)
     }
 
     /// See [`crate::Store::contains_key`].

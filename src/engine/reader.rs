@@ -8,12 +8,13 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 
 use crate::engine::core::Engine;
-use crate::engine::error::Result;
-use crate::engine::read::plain_value;
+use crate::engine::error::{Error, Result};
+use crate::engine::read::Plain;
 use crate::engine::segment::{Slot, View};
 use crate::storage::fs::Fs;
 use crate::storage::location::{WINDOWS_MAX, Word};
 use crate::storage::pin::Stripe;
+use crate::storage::raw::pinned::Find;
 use crate::storage::real::RealFs;
 
 /// Windows looked up together.
@@ -89,24 +90,30 @@ impl<'a, F: Fs> Reader<'a, F> {
     ///
     /// # Errors
     /// As [`crate::Store::get`].
-    #[inline]
+    #[inline(always)]
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<&[u8]>> {
         let key = key.as_ref();
-        self.engine.check_readable(key)?;
         let hash = self.engine.hash_key.hash(key);
+        if self.engine.may_be_poisoned() {
+            return self.get_in_full(hash, key).map_err(|error| *error);
+        }
         let held = |word, view: &Arc<View>| (word, self.held.keep(word, view));
         let Some((word, stripe)) = self.engine.index.candidate(hash, held) else {
             return Ok(None);
         };
-        if let Some((_, value)) = plain_value(stripe, word, key, self.engine.config.verify_reads) {
+        let checked = self.engine.config.verify_reads;
+        if let Some(value) = (Plain { word, key, checked }).find(stripe) {
             return Ok(Some(value));
         }
-        self.get_in_full(hash, key)
+        self.get_in_full(hash, key).map_err(|error| *error)
     }
 
-    /// Of a record that is not an ordinary one, or not of this key, or damaged.
+    /// Of a record that is not an ordinary one, or not of this key, or damaged. See
+    /// [`Engine::get_in_full`] for its type.
     #[cold]
-    fn get_in_full(&self, hash: u64, key: &[u8]) -> Result<Option<&[u8]>> {
+    #[inline(never)]
+    fn get_in_full(&self, hash: u64, key: &[u8]) -> Result<Option<&[u8]>, Box<Error>> {
+        self.engine.check_readable(key)?;
         let mut words = Vec::new();
         self.engine.index.candidates(hash, |word, view| {
             words.push((word, self.held.keep(word, view)));

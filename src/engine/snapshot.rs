@@ -15,10 +15,11 @@ use crate::engine::core::{Engine, Section};
 use crate::engine::error::{Error, Result};
 use crate::engine::frozen::{Frozen, Held};
 use crate::engine::many::{TOGETHER, bring};
-use crate::engine::read::{Candidates, Checks, plain_value};
+use crate::engine::read::{Candidates, Checks, Plain};
 use crate::engine::value::Value;
 use crate::storage::fs::Fs;
 use crate::storage::raw::mmap::Map;
+use crate::storage::raw::pinned::PinnedBytes;
 use crate::storage::real::RealFs;
 
 /// The whole store as it was at one moment, while writes and compaction go on: see
@@ -175,10 +176,11 @@ impl<F: Fs> Snapshot<F> {
     fn value_among(&self, candidates: Candidates, key: &[u8]) -> Result<Option<Value>> {
         let checks = self.engine.checks();
         for (word, pin) in candidates.into_iter() {
-            if let Some((at, value)) = plain_value(&pin, word, key, checks == Checks::Both) {
-                let len = value.len() as u32;
-                return Ok(Some(Value::new(pin, at, len)));
-            }
+            let checked = checks == Checks::Both;
+            let pin = match PinnedBytes::new(pin, Plain { word, key, checked }) {
+                Ok(bytes) => return Ok(Some(Value::of(bytes))),
+                Err(pin) => pin,
+            };
             if let Some(found) = self.engine.matches(&pin, word, key, checks)? {
                 let alive = found.expires_at.is_none_or(|at| at > self.frozen.now);
                 return Ok(alive.then(|| Value::new(pin, found.value_offset, found.value_len)));

@@ -6,55 +6,30 @@ use std::ops::Deref;
 use kvs_format::record::Kind;
 
 use crate::engine::expiry::Expiry;
-use crate::storage::pin::Pin;
+use crate::storage::pin::{Pin, Stripe};
+use crate::storage::raw::pinned::{Find, PinnedBytes};
 
-/// Some bytes of a pinned segment.
-#[derive(Clone)]
-struct Slice {
-    pin: Pin,
+/// Where published bytes stand.
+struct Place {
     offset: u64,
-    len: u32,
-    /// The 8 bytes before it say when its record expires.
-    stamped: bool,
+    len: u64,
 }
 
-impl Slice {
+impl Find for Place {
     #[inline]
-    fn bytes(&self) -> &[u8] {
-        self.pin
-            .map
-            .slice(self.offset, u64::from(self.len))
-            .expect("what was published once stays published")
+    fn find(self, stripe: &Stripe) -> Option<&[u8]> {
+        stripe.map.slice(self.offset, self.len)
     }
 }
 
+/// The `len` bytes at `offset` of a pinned segment.
+#[inline]
+fn pinned(pin: Pin, offset: u64, len: u64) -> PinnedBytes {
+    PinnedBytes::new(pin, Place { offset, len }).expect("what was published once stays published")
+}
+
 macro_rules! borrowed_bytes {
-    ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
-        #[derive(Clone)]
-        pub struct $name(Slice);
-
-        impl $name {
-            #[inline]
-            pub(crate) fn new(pin: Pin, offset: u64, len: u32) -> Self {
-                Self(Slice {
-                    pin,
-                    offset,
-                    len,
-                    stamped: false,
-                })
-            }
-        }
-
-        impl Deref for $name {
-            type Target = [u8];
-
-            #[inline]
-            fn deref(&self) -> &[u8] {
-                self.0.bytes()
-            }
-        }
-
+    ($name:ident) => {
         impl AsRef<[u8]> for $name {
             #[inline]
             fn as_ref(&self) -> &[u8] {
@@ -102,46 +77,78 @@ macro_rules! borrowed_bytes {
     };
 }
 
-borrowed_bytes! {
-    /// A value in the mapped segment it was written to.
-    ///
-    /// `'static` and `Send`: it outlives overwriting, compaction and the store handle. As long as it
-    /// lives, the disk space of its segment is not given back, so copy it out if you hold it for long.
-    /// Cost: one atomic increment to make or clone, one decrement to drop.
-    Value
+/// A value in the mapped segment it was written to.
+///
+/// `'static` and `Send`: it outlives overwriting, compaction and the store handle. As long as it
+/// lives, the disk space of its segment is not given back, so copy it out if you hold it for long.
+/// Cost: one atomic increment to make or clone, one decrement to drop.
+#[derive(Clone)]
+pub struct Value(PinnedBytes);
+
+/// A key in the mapped segment it was written to; lives like a [`Value`].
+#[derive(Clone)]
+pub struct Key {
+    /// With when it expires before it, if it does.
+    bytes: PinnedBytes,
+    expires: bool,
 }
 
-borrowed_bytes! {
-    /// A key in the mapped segment it was written to; lives like a [`Value`].
-    Key
+borrowed_bytes!(Value);
+borrowed_bytes!(Key);
+
+impl Value {
+    #[inline]
+    pub(crate) fn new(pin: Pin, offset: u64, len: u32) -> Self {
+        Self(pinned(pin, offset, len.into()))
+    }
+
+    #[inline(always)]
+    pub(crate) fn of(bytes: PinnedBytes) -> Self {
+        Self(bytes)
+    }
 }
+
+impl Deref for Value {
+    type Target = [u8];
+
+    #[inline(always)]
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Bytes that say when a key expires.
+const STAMP_BYTES: u64 = Kind::SetExpiring.extension();
 
 impl Key {
     /// The key of a record; if that `expires`, the 8 bytes before the key say when.
     #[inline]
     pub(crate) fn of_record(pin: Pin, offset: u64, len: u32, expires: bool) -> Self {
-        let mut key = Self::new(pin, offset, len);
-        key.0.stamped = expires;
-        key
+        let stamp = if expires { STAMP_BYTES } else { 0 };
+        Self {
+            bytes: pinned(pin, offset - stamp, stamp + u64::from(len)),
+            expires,
+        }
     }
 
     /// When the key expires, in the version it was found in.
     #[must_use]
     pub fn expiry(&self) -> Expiry {
-        let Slice {
-            pin,
-            offset,
-            stamped,
-            ..
-        } = &self.0;
-        let extension = Kind::SetExpiring.extension();
-        let bytes = match stamped {
-            true => pin.map.slice(offset - extension, extension),
-            false => None,
-        };
-        match bytes.and_then(|bytes| bytes.first_chunk()) {
-            Some(bytes) => Expiry::At(u64::from_le_bytes(*bytes)),
-            None => Expiry::Never,
+        match self.bytes.first_chunk() {
+            Some(stamp) if self.expires => Expiry::At(u64::from_le_bytes(*stamp)),
+            _ => Expiry::Never,
+        }
+    }
+}
+
+impl Deref for Key {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match self.expires {
+            true => &self.bytes[STAMP_BYTES as usize..],
+            false => &self.bytes,
         }
     }
 }

@@ -2,4 +2,5 @@
 
 pub mod checksum;
 pub mod mmap;
+pub mod pinned;
 pub mod prefetch;
