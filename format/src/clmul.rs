@@ -144,7 +144,7 @@ const QUOTIENT: i64 = 0x1_F701_1641;
 const POLYNOMIAL: i64 = 0x1_DB71_0641;
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,vpclmulqdq,pclmulqdq,bmi2")]
+#[target_feature(enable = "avx512f,avx512vl,vpclmulqdq,pclmulqdq")]
 fn load(bytes: &[u8; 64]) -> __m512i {
     let (words, _) = bytes.as_chunks::<8>();
     let word = |i: usize| i64::from_le_bytes(words[i]);
@@ -154,7 +154,7 @@ fn load(bytes: &[u8; 64]) -> __m512i {
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,vpclmulqdq,pclmulqdq,bmi2")]
+#[target_feature(enable = "avx512f,avx512vl,vpclmulqdq,pclmulqdq")]
 fn four(k: [[i64; 2]; 4]) -> __m512i {
     let [[a, b], [c, d], [e, f], [g, h]] = k;
     _mm512_set_epi64(h, g, f, e, d, c, b, a)
@@ -162,7 +162,7 @@ fn four(k: [[i64; 2]; 4]) -> __m512i {
 
 /// Each lane by its factors.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,vpclmulqdq,pclmulqdq,bmi2")]
+#[target_feature(enable = "avx512f,avx512vl,vpclmulqdq,pclmulqdq")]
 fn fold(lanes: __m512i, factors: __m512i) -> __m512i {
     _mm512_xor_si512(
         _mm512_clmulepi64_epi128::<0x00>(lanes, factors),
@@ -176,7 +176,7 @@ type Block = (__m512i, __m512i);
 /// The first `len` bytes of `block`, and zeros; `register` comes in at the first ones if this block is
 /// the first.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,vpclmulqdq,pclmulqdq,bmi2")]
+#[target_feature(enable = "avx512f,avx512vl,vpclmulqdq,pclmulqdq")]
 fn first_of(block: &[u8; BLOCK_BYTES], len: usize, register: u32) -> Option<Block> {
     let (first, second) = (block.first_chunk()?, block.last_chunk()?);
     // By bytes that are ready: masks of the processor's own would have to be made, at several micro-operations
@@ -192,7 +192,7 @@ fn first_of(block: &[u8; BLOCK_BYTES], len: usize, register: u32) -> Option<Bloc
 
 /// Two lanes whose sum has the remainder of a block with 32 zeros behind it, and a degree below 96.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,vpclmulqdq,pclmulqdq,bmi2")]
+#[target_feature(enable = "avx512f,avx512vl,vpclmulqdq,pclmulqdq")]
 fn joined((a, b): Block) -> __m256i {
     let [l0, l1, l2, l3, l4, l5, l6, l7] = LANES;
     let both = _mm512_xor_si512(
@@ -209,7 +209,7 @@ fn joined((a, b): Block) -> __m256i {
 /// at the start of `room`, at least [`MESSAGE_BYTES_MIN`]. What stands behind them does not matter; if
 /// it fills the last block, nothing is copied.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,vpclmulqdq,pclmulqdq,bmi2")]
+#[target_feature(enable = "avx512f,avx512vl,vpclmulqdq,pclmulqdq")]
 fn remainder(register: u32, room: &[u8], len: usize) -> Option<(__m256i, usize)> {
     let mut copy;
     let whole = (len - 1) / BLOCK_BYTES;
@@ -243,7 +243,7 @@ fn remainder(register: u32, room: &[u8], len: usize) -> Option<(__m256i, usize)>
 
 /// As [`joined`], of `offset` and then the header's bytes 4 to 23.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,vpclmulqdq,pclmulqdq,bmi2")]
+#[target_feature(enable = "avx512f,avx512vl,vpclmulqdq,pclmulqdq")]
 fn place_joined(register: u32, offset: u64, rest: &[u8; 20]) -> Option<__m256i> {
     const OFFSET: i64 = x_pow(32 + 160 - 1);
     const CONTENT: i64 = x_pow(32 + 128 - 1);
@@ -270,7 +270,7 @@ fn place_joined(register: u32, offset: u64, rest: &[u8; 20]) -> Option<__m256i> 
 /// Takes 32 bits off: of each lane, the upper half has the remainder of the whole, if that has a degree
 /// below 96.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,vpclmulqdq,pclmulqdq,bmi2")]
+#[target_feature(enable = "avx512f,avx512vl,vpclmulqdq,pclmulqdq")]
 fn below_64(lanes: __m256i) -> __m256i {
     let factor = _mm256_set1_epi64x(const { x_pow(63) });
     _mm256_xor_si256(lanes, _mm256_clmulepi64_epi128::<0x00>(lanes, factor))
@@ -278,7 +278,7 @@ fn below_64(lanes: __m256i) -> __m256i {
 
 /// The final state of a message whose last block was filled up with so many zeros.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,vpclmulqdq,pclmulqdq,bmi2")]
+#[target_feature(enable = "avx512f,avx512vl,vpclmulqdq,pclmulqdq")]
 fn finish(joined: __m256i, zeros: usize) -> Option<u32> {
     let product = |a: __m256i, b: i64| _mm256_clmulepi64_epi128::<0x00>(a, _mm256_set1_epi64x(b));
     let lower = _mm256_set1_epi64x(0xFFFF_FFFF);
@@ -307,7 +307,7 @@ fn finish(joined: __m256i, zeros: usize) -> Option<u32> {
 ///
 /// # Safety
 /// To be called only if the processor has the features that are named here.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,vpclmulqdq,pclmulqdq,bmi2")]
+#[target_feature(enable = "avx512f,avx512vl,vpclmulqdq,pclmulqdq")]
 pub fn crc32(before: u32, room: &[u8], len: usize) -> Option<u32> {
     if len < MESSAGE_BYTES_MIN {
         return None;
@@ -320,7 +320,7 @@ pub fn crc32(before: u32, room: &[u8], len: usize) -> Option<u32> {
 ///
 /// # Safety
 /// As of [`crc32`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,vpclmulqdq,pclmulqdq,bmi2")]
+#[target_feature(enable = "avx512f,avx512vl,vpclmulqdq,pclmulqdq")]
 pub fn place(start: u32, offset: u64, rest: &[u8; 20]) -> Option<u32> {
     finish(place_joined(!start, offset, rest)?, 0)
 }
@@ -330,7 +330,7 @@ pub fn place(start: u32, offset: u64, rest: &[u8; 20]) -> Option<u32> {
 ///
 /// # Safety
 /// As of [`crc32`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,vpclmulqdq,pclmulqdq,bmi2")]
+#[target_feature(enable = "avx512f,avx512vl,vpclmulqdq,pclmulqdq")]
 pub fn holds(start: u32, offset: u64, room: &[u8], len: usize) -> Option<bool> {
     // Most records are short and stand before others.
     let content_len = len.wrapping_sub(CONTENT_START);
@@ -348,7 +348,7 @@ pub fn holds(start: u32, offset: u64, room: &[u8], len: usize) -> Option<bool> {
 
 /// As [`holds`], of any length and with any room. Not part of it: that needs no stack this way.
 #[inline(never)]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,vpclmulqdq,pclmulqdq,bmi2")]
+#[target_feature(enable = "avx512f,avx512vl,vpclmulqdq,pclmulqdq")]
 fn holds_long(start: u32, offset: u64, room: &[u8], len: usize) -> Option<bool> {
     let content_len = len.checked_sub(CONTENT_START)?;
     if content_len < MESSAGE_BYTES_MIN {
@@ -365,7 +365,7 @@ fn holds_long(start: u32, offset: u64, room: &[u8], len: usize) -> Option<bool> 
 /// the sum is a multiple of P or not. It is a quotient of a degree below 32 times P if and only if its product with
 /// the power series of `1 / P` has no term from x^32 to x^63.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,vpclmulqdq,pclmulqdq,bmi2")]
+#[target_feature(enable = "avx512f,avx512vl,vpclmulqdq,pclmulqdq")]
 fn hold<const BEGUN: i64>(
     start: u32,
     offset: u64,

@@ -32,11 +32,9 @@ mod x86 {
     /// For a processor that has what [`clmul`] asks for.
     pub(super) fn wide() -> Option<Fast> {
         let has_all = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("vpclmulqdq")
-            && is_x86_feature_detected!("pclmulqdq")
-            && is_x86_feature_detected!("bmi2");
+            && is_x86_feature_detected!("pclmulqdq");
         has_all.then_some(Fast {
             crc32,
             place,

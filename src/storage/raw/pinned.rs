@@ -15,6 +15,12 @@ pub struct PinnedBytes {
     _pin: Pin,
 }
 
+// What the two below rest on.
+const _: () = {
+    const fn both<T: Send + Sync>() {}
+    both::<Pin>();
+};
+
 // SAFETY: what makes it neither `Send` nor `Sync` is the pointer.
 // 1. It is used as a `&[u8]` only, which is both.
 // 2. What keeps the bytes, an `Arc<Stripe>`, is both.
