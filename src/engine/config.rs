@@ -12,6 +12,12 @@ use crate::engine::time::{WallClock, millis};
 /// Smallest segment of a store that chooses its own sizes.
 pub const GROWING_BYTES_MIN: u64 = 4 << 20;
 
+/// Largest segment of a store that is small, but filled fast.
+pub const PACED_BYTES_MAX: u64 = 16 << 20;
+
+/// Parts of a second that filling a segment is to take at least.
+const PACE_PARTS: u64 = 16;
+
 /// Segments that a store of middling size consists of.
 const STORE_PARTS: u64 = 16;
 
@@ -107,8 +113,8 @@ impl Config {
     /// ahead of what is written, so this is also how much larger than its records a store is on disk;
     /// and segments much smaller than the store are what lets compaction choose those with the most
     /// garbage (a quarter: 1.2 of the key and value bytes allocated in vain at a million small pairs). A
-    /// larger record gets a segment of its own size. Of a store that is being overwritten: see
-    /// [`Config::overwritten_size`].
+    /// larger record gets a segment of its own size. Of a store that is being overwritten, or filled fast: see
+    /// [`Config::overwritten_size`] and [`Config::paced_size`].
     pub fn segment_size(&self, stored: u64, record: u64) -> u64 {
         let usual = self.segment_bytes.unwrap_or_else(|| {
             (stored / STORE_PARTS)
@@ -125,6 +131,17 @@ impl Config {
         self.segment_size(stored / 2, record)
     }
 
+    /// As [`Config::segment_size`], of a store that is being filled at `pace` bytes a second: a segment for a
+    /// sixteenth of a second, up to 16 MiB. Sealing one and preparing the next take 10 to 20 ms, however
+    /// small they are; whoever fills one sooner would wait.
+    pub fn paced_size(&self, stored: u64, record: u64, pace: u64) -> u64 {
+        let paced = match self.segment_bytes {
+            Some(_) => 0,
+            None => (pace / PACE_PARTS).min(PACED_BYTES_MAX).next_power_of_two(),
+        };
+        self.segment_size(stored, record).max(paced)
+    }
+
     /// Size of the smallest segment that holds a run of `record` bytes.
     pub fn segment_size_min(&self, record: u64) -> u64 {
         (PAGE_BYTES + CLOSING_BYTES + record).next_multiple_of(4096)
@@ -133,7 +150,13 @@ impl Config {
     /// Bytes to allocate for going on in a segment that ends at `length`.
     pub fn room_for(&self, length: u64, stored: u64) -> u64 {
         let closing = length + CLOSING_BYTES;
+        // Filled fast, it was perhaps larger than it would be by now.
+        let paced = match self.segment_bytes {
+            Some(_) => 0,
+            None => length.min(PACED_BYTES_MAX).next_power_of_two(),
+        };
         self.segment_size(stored + length, 0)
+            .max(paced)
             .max(closing.next_multiple_of(4096))
             .min(kvs_format::SEGMENT_BYTES_MAX)
     }
@@ -151,10 +174,17 @@ mod tests {
         assert_eq!(config.segment_size(200 << 20, 100), 16 << 20);
         assert_eq!(config.segment_size(1 << 40, 100), 256 << 20);
         assert_eq!(config.overwritten_size(200 << 20, 100), 8 << 20);
+        assert_eq!(config.room_for(9 << 20, 20 << 20), 16 << 20);
+        assert_eq!(config.room_for(100, 20 << 20), 4 << 20);
+        assert_eq!(config.paced_size(0, 100, 0), 4 << 20);
+        assert_eq!(config.paced_size(0, 100, 100 << 20), 8 << 20);
+        assert_eq!(config.paced_size(0, 100, u64::MAX), 16 << 20);
+        assert_eq!(config.paced_size(1 << 40, 100, u64::MAX), 256 << 20);
         let large = config.segment_size(0, 1 << 30);
         assert!(large > 1 << 30 && large.is_multiple_of(4096));
         let fixed = Config::new(&Options::new().segment_bytes(64 << 10));
         assert_eq!(fixed.segment_size(1 << 40, 100), 64 << 10);
+        assert_eq!(fixed.paced_size(0, 100, u64::MAX), 64 << 10);
         assert_eq!(fixed.segment_size(0, 64 << 10), (64 << 10) + 8192);
     }
 }

@@ -125,6 +125,8 @@ pub struct Section<F: Fs> {
     pub(crate) deadlines: Deadlines,
     /// When the active segment was activated, and the number of group commits then.
     pub(crate) activated: (Duration, u64),
+    /// Bytes a second that the segment before it was filled with, if that was fast.
+    pub(crate) pace: u64,
     /// What was written since the store was opened.
     pub(crate) written: Written,
     /// Bytes of data records in all segments.
@@ -230,6 +232,7 @@ impl<F: Fs> Engine<F> {
                 loads: Loads::default(),
                 deadlines: Deadlines::default(),
                 activated: (Duration::ZERO, 0),
+                pace: 0,
                 written: Written::default(),
                 payload,
                 dead,

@@ -12,7 +12,7 @@ use kvs_format::system::CLOSING_BYTES;
 use kvs_format::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 use crate::engine::compaction::plan::Marks;
-use crate::engine::config::Config;
+use crate::engine::config::{Config, GROWING_BYTES_MIN, PACED_BYTES_MAX};
 use crate::engine::error::{Error, Result};
 use crate::engine::options::Options;
 use crate::engine::reserve;
@@ -75,7 +75,7 @@ pub struct Forecast {
     pub private_bytes: u64,
     /// The same while the store is opened: the hints are read into memory.
     pub opening_bytes: u64,
-    /// Segments.
+    /// Segments; fewer if a store of less than 256 MiB is filled fast.
     pub segments: u64,
     /// Bytes of the segments, without garbage.
     pub data_bytes: u64,
@@ -86,7 +86,7 @@ pub struct Forecast {
     /// Bytes of disk after closing, without garbage.
     pub closed_disk_bytes: u64,
     /// Bytes of disk while it is written: the segment being written and the next one are allocated
-    /// whole.
+    /// whole. A store of less than 256 MiB that is filled fast has larger ones, and takes up to 32 MiB more.
     pub open_disk_bytes: u64,
     /// Bytes of disk at most, while pairs are overwritten as fast as compaction lets writers go on. A
     /// manual compaction of everything at once takes up to twice the data instead.
@@ -141,7 +141,7 @@ impl Plan {
     }
 
     /// What the store will take, opened with default options on a 64-bit machine. Memory and disk hold
-    /// within 15 % once it has a few megabytes; times are those of one machine and another one's may be
+    /// within 15 % once it has a few megabytes (while it is open: see [`Forecast::open_disk_bytes`]); times are those of one machine and another one's may be
     /// half or twice that (`cargo bench --bench open` prints both on yours).
     ///
     /// Cost: at most a few milliseconds.
@@ -169,6 +169,10 @@ impl Plan {
             closed_disk_bytes + log.left + if log.is_half_full { ahead } else { 0 };
         // Writers wait for compaction at the mark, and are held a little beyond it.
         let marks = Marks::of(log.bytes);
+        let fast = match log.bytes > GROWING_BYTES_MIN / 2 {
+            true => ahead.max(PACED_BYTES_MAX),
+            false => ahead,
+        };
         let garbage = match self.keys {
             0 => 0,
             _ => marks.brake + marks.brake / 8,
@@ -178,7 +182,8 @@ impl Plan {
             + garbage / record * ENTRY_BYTES as u64
             + reserve::target(log.bytes + garbage).saturating_sub(closed_reserve)
             // The active and the next one, and what compaction writes.
-            + 3 * ahead;
+            + ahead
+            + 2 * fast;
         let private_bytes = index_bytes + ENGINE_BYTES + log.segments * SEGMENT_BYTES;
         let open = |ns: f64| Duration::from_nanos(ns as u64);
         let clean = OPEN_NS + HINT_NS * self.keys as f64;

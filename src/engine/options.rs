@@ -146,7 +146,7 @@ impl Options {
 
     /// Fixed size of new segments, from [`SEGMENT_BYTES_MIN`] to [`SEGMENT_BYTES_MAX`]. Default: a
     /// sixteenth of the store, or half of that while it is being overwritten; at least 4 MiB, at most 256
-    /// MiB. A larger record gets a segment of its own size.
+    /// MiB. A store that is filled fast gets at least those for a sixteenth of a second, up to 16 MiB. A larger record gets a segment of its own size.
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.segment_bytes = Some(bytes);

@@ -288,6 +288,7 @@ impl<F: Fs> Engine<F> {
         }
         let mut fresh = self.next_segment(section, bytes)?;
         let fast = self.fills_fast(section);
+        section.pace = self.own_pace(section).unwrap_or(0);
         let ended = match section.active.is_some() {
             true => Some(self.end_active(section)?),
             false => None,
@@ -365,10 +366,28 @@ impl<F: Fs> Engine<F> {
     }
 
     fn size_of_next(&self, section: &Section<F>, stored: u64, bytes: u64) -> u64 {
+        let pace = self.own_pace(section).unwrap_or(section.pace);
         match self.is_overwritten(section) {
             true => self.config.overwritten_size(stored, bytes),
-            false => self.config.segment_size(stored, bytes),
+            false => self.config.paced_size(stored, bytes, pace),
         }
+    }
+
+    /// Bytes a second that the active segment is being filled with; 0 unless that is fast, and where there is
+    /// no room. `None` if there is too little in it to tell.
+    fn own_pace(&self, section: &Section<F>) -> Option<u64> {
+        let filled = |active: &Active<F>| active.offset - active.begun;
+        let filled = section.active.as_ref().map_or(0, filled);
+        if !self.fills_fast(section) || self.reserve.is_lent() {
+            return Some(0);
+        }
+        if filled < LARGE_BYTES / 2 {
+            return None;
+        }
+        let (then, _) = section.activated;
+        let micros = (self.config.clock)().saturating_sub(then).as_micros();
+        let pace = u128::from(filled) * 1_000_000 / micros.max(1);
+        Some(pace.try_into().unwrap_or(u64::MAX))
     }
 
     /// A log segment of `capacity` bytes, or of less if the disk has no more, down to `least`.
@@ -728,7 +747,13 @@ impl<F: Fs> Engine<F> {
             } => {
                 self.keep_reserve_of(stored);
                 // Without one the writer creates it itself, and gets the error.
-                let mut made = self.create_segment(SegmentKind::Log, bytes, large).ok();
+                let create = |bytes| self.create_segment(SegmentKind::Log, bytes, large);
+                let usual = self.config.segment_size(stored, 0);
+                let mut made = match create(bytes) {
+                    // There may be room for one that is not made for speed.
+                    Err(Error::DiskFull { .. }) if usual < bytes => create(usual).ok(),
+                    made => made.ok(),
+                };
                 if let Some(fresh) = &mut made
                     && large
                 {
@@ -840,5 +865,37 @@ impl<F: Fs> Engine<F> {
         drop(section);
         self.keep_reserve_of(ended + active.offset);
         Ok(report)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::engine::config::{Config, GROWING_BYTES_MIN, PACED_BYTES_MAX};
+    use crate::engine::options::Options;
+    use crate::storage::real::RealFs;
+
+    #[test]
+    fn a_store_that_is_filled_fast_goes_on_in_larger_segments() {
+        // By how much each look at the clock finds it advanced.
+        for (tick, expected) in [
+            (Duration::from_micros(1), PACED_BYTES_MAX),
+            (Duration::from_secs(1), GROWING_BYTES_MIN),
+        ] {
+            let mut config = Config::new(&Options::new().durability(Durability::Os));
+            let looks = AtomicU64::new(0);
+            config.clock = Arc::new(move || tick * looks.fetch_add(1, Ordering::Relaxed) as u32);
+            let engine = Engine::open(RealFs::in_memory(), config).expect("it opens");
+            let value = vec![0; 64 << 10];
+            for i in 0..GROWING_BYTES_MIN / value.len() as u64 + 1 {
+                engine.set(&i.to_le_bytes(), &value).expect("set");
+            }
+            let section = engine.section.lock();
+            assert_eq!(section.ends.len(), 1, "{tick:?}: the first segment ended");
+            let active = section.active.as_ref().expect("there is one");
+            assert_eq!(active.capacity, expected, "{tick:?}");
+        }
     }
 }
