@@ -13,12 +13,16 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Random, key, median, row, scale, seconds, sum, warm_memory};
+use common::{Random, WarmMemory, key, median, row, scale, seconds, sum, warm_memory};
 use kvs::{Batch, Durability, Options, Store};
 use nix::sys::resource::{UsageWho, getrusage};
+use nix::time::{ClockId, clock_gettime};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 const VALUE_BYTES: usize = 100;
+
+/// Memory that a put takes at most: of the log, and of an index that grows or of compaction's outputs.
+const BYTES_A_PUT: usize = 320;
 
 type Map = RwLock<hashbrown::HashMap<Box<[u8]>, Box<[u8]>>>;
 
@@ -166,9 +170,12 @@ fn ycsb(keys: usize, rounds: usize) {
         (spread, random.next().is_multiple_of(2))
     };
     for round in 0..rounds {
-        warm_memory(keys * 300 / (1 << 20) + 64);
         let map = Map::default();
+        let mut warm = WarmMemory::new(keys * BYTES_A_PUT);
         for i in 0..keys {
+            if i % 1024 == 0 {
+                warm.keep((keys - i) * BYTES_A_PUT);
+            }
             map.write().insert(key(i).into(), value(i).into());
         }
         of_map.push(together(2, keys, |t, i| {
@@ -184,7 +191,13 @@ fn ycsb(keys: usize, rounds: usize) {
         warm_memory(keys * 300 / (1 << 20) + 64);
         let dir = directory();
         let store = filled(dir.path(), keys);
+        // The map takes no more memory now; a log does.
+        let warm = Mutex::new(WarmMemory::new(keys * BYTES_A_PUT));
         of_store.push(together(2, keys, |t, i| {
+            if t == 0 && i % 1024 == 0 {
+                // By then half of what both did were puts.
+                warm.lock().keep((keys - i) * BYTES_A_PUT);
+            }
             let (k, read) = pick(t, i, round);
             match read {
                 true => {
@@ -256,24 +269,53 @@ impl BareLog {
     }
 }
 
-/// Involuntary context switches of the calling thread so far: it would have gone on, but others were let in.
-fn involuntary_switches() -> i64 {
-    getrusage(UsageWho::RUSAGE_THREAD)
-        .expect("a thread may ask about itself")
-        .involuntary_context_switches()
+/// What the kernel says of the calling thread.
+#[derive(Clone, Copy)]
+struct Account {
+    /// How often others were let in although it would have gone on.
+    involuntary: i64,
+    /// How often it waited for something.
+    voluntary: i64,
+    /// How long it had a processor; not while the host of a virtual machine had it.
+    ran: Duration,
+    at: Instant,
 }
 
-/// Latencies of one thread. Slow ones in which the kernel let somebody else have the processor stand apart:
-/// there, too few processors are measured.
+impl Account {
+    fn now() -> Self {
+        let usage = getrusage(UsageWho::RUSAGE_THREAD).expect("a thread may ask about itself");
+        let ran = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("it has a clock");
+        Self {
+            involuntary: usage.involuntary_context_switches(),
+            voluntary: usage.voluntary_context_switches(),
+            ran: ran.into(),
+            at: Instant::now(),
+        }
+    }
+
+    /// Whether it lost its processor since `then` to others, or to the host for most of the last `ns`. What
+    /// was measured before that took `before`: none of it excuses the last.
+    fn lost_processor(&self, then: &Self, ns: u64, before: u64) -> bool {
+        let stood = (self.at - then.at).saturating_sub(self.ran - then.ran);
+        let of_last = (stood.as_nanos() as u64).saturating_sub(before);
+        let stolen = self.voluntary == then.voluntary && of_last > ns / 2;
+        self.involuntary != then.involuntary || stolen
+    }
+}
+
+/// Latencies of one thread. Slow ones in which it did not wait, but somebody else had the processor, stand
+/// apart: there, too few processors are measured.
 struct Latencies {
     own: Vec<u64>,
     apart: Vec<u64>,
-    switches: i64,
+    account: Account,
     unasked: u32,
+    /// Nanoseconds of those since it was asked.
+    since: u64,
 }
 
 impl Latencies {
-    /// Above this it is asked whether others were let in.
+    /// Above this it is asked whether others had the processor.
     const SLOW_NS: u64 = 100_000;
 
     /// Asked so often anyway, so that what happened earlier does not excuse a slow one.
@@ -283,22 +325,30 @@ impl Latencies {
         Self {
             own: Vec::with_capacity(capacity),
             apart: Vec::new(),
-            switches: involuntary_switches(),
+            account: Account::now(),
             unasked: 0,
+            since: 0,
         }
+    }
+
+    /// What was done meanwhile is not measured.
+    fn skip(&mut self) {
+        (self.account, self.unasked, self.since) = (Account::now(), 0, 0);
     }
 
     #[inline]
     fn add(&mut self, ns: u64) {
         self.unasked += 1;
         let slow = ns >= Self::SLOW_NS;
-        let mut switched = false;
+        let mut lost = false;
         if slow || self.unasked == Self::ASKED_EVERY {
-            let switches = involuntary_switches();
-            switched = switches != self.switches;
-            (self.switches, self.unasked) = (switches, 0);
+            let account = Account::now();
+            lost = account.lost_processor(&self.account, ns, self.since);
+            (self.account, self.unasked, self.since) = (account, 0, 0);
+        } else {
+            self.since += ns;
         }
-        match slow && switched {
+        match slow && lost {
             true => self.apart.push(ns),
             false => self.own.push(ns),
         }
@@ -309,7 +359,7 @@ impl Latencies {
         self.own.sort_unstable();
         let longest = self.apart.iter().max().copied().unwrap_or(0) as f64 / 1e6;
         let apart = format!(
-            "{} with an involuntary switch, up to {longest:.2} ms, apart",
+            "{} without a processor, up to {longest:.2} ms, apart",
             self.apart.len()
         );
         (self.own, apart)
@@ -459,12 +509,16 @@ fn latency(keys: usize, rounds: usize) {
 /// The longest put of a fill, with compaction as it comes.
 fn fill(puts: usize, rounds: usize) {
     for _ in 0..rounds {
-        warm_memory(puts * 300 / (1 << 20) + 64);
+        let mut warm = WarmMemory::new(puts * BYTES_A_PUT);
         let dir = directory();
         let store = Store::open(dir.path()).expect("the store opens");
         let mut all = Latencies::new(puts);
         let started = Instant::now();
         for i in 0..puts {
+            if i % 1024 == 0 {
+                warm.keep((puts - i) * BYTES_A_PUT);
+                all.skip();
+            }
             let start = Instant::now();
             store.set(key(i), value(i)).expect("set");
             all.add(start.elapsed().as_nanos() as u64);

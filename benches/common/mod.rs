@@ -81,6 +81,39 @@ pub fn warm_memory(mib: usize) {
     std::hint::black_box(&block);
 }
 
+/// Memory that the machine has backed, given back bit by bit while something runs that takes as much: some
+/// hosts take away what a guest has not used for a second, and [`warm_memory`] does not last longer.
+pub struct WarmMemory(Vec<memmap2::MmapMut>);
+
+impl WarmMemory {
+    /// Bytes of each piece: one entry of a page table.
+    const PIECE: usize = 2 << 20;
+
+    /// `bytes`, and some more.
+    pub fn new(bytes: usize) -> Self {
+        let piece = || {
+            // Twice the size has a whole piece in it, and only that is touched.
+            let mut map = memmap2::MmapOptions::new()
+                .len(2 * Self::PIECE)
+                .map_anon()
+                .expect("memory can be had");
+            // Where it is not taken, pages are small, and warm all the same.
+            let _ = map.advise(memmap2::Advice::HugePage);
+            let start = map.as_ptr().align_offset(Self::PIECE);
+            for page in map[start..start + Self::PIECE].chunks_mut(4096) {
+                page[0] = 1;
+            }
+            map
+        };
+        Self((0..bytes / Self::PIECE + 32).map(|_| piece()).collect())
+    }
+
+    /// Gives back what is more than `bytes`.
+    pub fn keep(&mut self, bytes: usize) {
+        self.0.truncate(bytes.div_ceil(Self::PIECE));
+    }
+}
+
 /// Sum of all bytes, eight at a time: every byte of a value that was read is used.
 #[inline]
 pub fn sum(bytes: &[u8]) -> u64 {
