@@ -11,6 +11,7 @@ use kvs_format::segment::{PAGE_BYTES, SegmentHeader};
 use zerocopy::IntoBytes;
 
 use crate::engine::scan::{LastRecord, Scanned, scan, summary};
+use crate::storage::buffer::Buffer;
 use crate::storage::fs::{Access, Fs, FsFile};
 
 /// Bytes of a log that must lie behind the last hint before closing writes another.
@@ -19,7 +20,7 @@ pub const PREFIX_BYTES: u64 = 1 << 20;
 /// A hint file in memory whose checks held and which belongs to its segment.
 #[derive(Debug)]
 pub struct Hint {
-    bytes: Vec<u8>,
+    bytes: Buffer,
     /// Data records below this offset have an entry.
     pub covered: u64,
     /// LSN of the last record below it.
@@ -71,7 +72,7 @@ pub fn load<F: Fs>(
     if head[..8] != kvs_format::hint::MAGIC {
         return None;
     }
-    let mut bytes = vec![0u8; len];
+    let mut bytes = Buffer::zeroed(len);
     file.read_exact_at(0, &mut bytes).ok()?;
     let hint = HintRef::decode(&bytes).ok()?;
     let h = &hint.header;

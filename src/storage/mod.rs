@@ -7,6 +7,7 @@
 //! Elsewhere: what the bytes mean (`kvs_format`), which segments there are (`engine::catalog`).
 
 pub mod beside;
+pub mod buffer;
 pub mod error;
 pub mod fs;
 pub mod location;
