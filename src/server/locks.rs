@@ -15,8 +15,11 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, MutexGuard};
 
-/// Enough that two of some dozen concurrent bursts rarely meet by chance.
-const STRIPES: usize = 1024;
+/// A byte each. Two bursts of 64 keys meet by chance once in sixteen times.
+const STRIPES: usize = 1 << 16;
+
+/// Parts of what is watched, each with a lock.
+const PARTS: usize = 256;
 
 /// Set when a watched key changes.
 #[derive(Debug, Default)]
@@ -30,24 +33,24 @@ impl Watch {
     }
 }
 
-/// Keys of a stripe that are watched, and by whom.
+/// Keys that are watched, and by whom.
 #[derive(Default)]
-struct Stripe {
-    watched: HashMap<Box<[u8]>, Vec<Weak<Watch>>>,
+struct Watched {
+    keys: HashMap<Box<[u8]>, Vec<Weak<Watch>>>,
     /// How many keys may be watched before those that nobody watches any more are looked for.
     tidy_at: usize,
 }
 
-impl Stripe {
+impl Watched {
     fn watch(&mut self, key: &[u8], watch: &Arc<Watch>) {
-        if self.watched.len() >= self.tidy_at {
-            self.watched.retain(|_, who| {
+        if self.keys.len() >= self.tidy_at {
+            self.keys.retain(|_, who| {
                 who.retain(|watch| watch.strong_count() > 0);
                 !who.is_empty()
             });
-            self.tidy_at = 8 + 2 * self.watched.len();
+            self.tidy_at = 8 + 2 * self.keys.len();
         }
-        let who = self.watched.entry(key.into()).or_default();
+        let who = self.keys.entry(key.into()).or_default();
         who.retain(|watch| watch.strong_count() > 0);
         let known = who
             .iter()
@@ -58,10 +61,7 @@ impl Stripe {
     }
 
     fn changed(&mut self, key: &[u8]) {
-        if self.watched.is_empty() {
-            return;
-        }
-        for watch in self.watched.remove(key).into_iter().flatten() {
+        for watch in self.keys.remove(key).into_iter().flatten() {
             if let Some(watch) = watch.upgrade() {
                 watch.changed.store(true, Ordering::Release);
             }
@@ -69,11 +69,12 @@ impl Stripe {
     }
 }
 
-/// All stripes.
+/// All stripes, and all that is watched.
 pub struct Locks {
-    stripes: Box<[Mutex<Stripe>]>,
+    stripes: Box<[Mutex<()>]>,
+    watched: Box<[Mutex<Watched>]>,
     /// Whether a key was ever watched: set under its stripe, so who takes that later sees it.
-    watched: AtomicBool,
+    any: AtomicBool,
     hasher: RandomState,
 }
 
@@ -81,7 +82,8 @@ impl Default for Locks {
     fn default() -> Self {
         Self {
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
-            watched: AtomicBool::new(false),
+            watched: (0..PARTS).map(|_| Mutex::default()).collect(),
+            any: AtomicBool::new(false),
             hasher: RandomState::new(),
         }
     }
@@ -94,13 +96,13 @@ impl Locks {
     }
 
     /// Takes these stripes, each once; sorts the list.
-    pub fn lock(&self, stripes: &mut Vec<usize>) -> Held<'_> {
+    pub fn lock<'a>(&'a self, stripes: &'a mut Vec<usize>) -> Held<'a> {
         stripes.sort_unstable();
         stripes.dedup();
-        let take = |at: &usize| (*at, self.stripes[*at].lock());
         Held {
             locks: self,
-            guards: stripes.iter().map(take).collect(),
+            guards: stripes.iter().map(|at| self.stripes[*at].lock()).collect(),
+            stripes,
         }
     }
 }
@@ -108,26 +110,30 @@ impl Locks {
 /// Stripes that are held.
 pub struct Held<'a> {
     locks: &'a Locks,
-    guards: Vec<(usize, MutexGuard<'a, Stripe>)>,
+    #[expect(dead_code, reason = "they let go when they are dropped")]
+    guards: Vec<MutexGuard<'a, ()>>,
+    stripes: &'a [usize],
 }
 
 impl Held<'_> {
-    fn stripe(&mut self, key: &[u8]) -> &mut Stripe {
+    /// What is watched of the part that has `key`, whose stripe is held.
+    fn watched(&self, key: &[u8]) -> MutexGuard<'_, Watched> {
         let stripe = self.locks.stripe(key);
-        let at = self.guards.binary_search_by_key(&stripe, |(at, _)| *at);
-        &mut self.guards[at.expect("the stripes of a burst are taken before it runs")].1
+        let held = self.stripes.binary_search(&stripe).is_ok();
+        assert!(held, "the stripes of a burst are taken before it runs");
+        self.locks.watched[stripe % PARTS].lock()
     }
 
     /// `watch` is told when `key` changes.
     pub fn watch(&mut self, key: &[u8], watch: &Arc<Watch>) {
-        self.locks.watched.store(true, Ordering::Relaxed);
-        self.stripe(key).watch(key, watch);
+        self.locks.any.store(true, Ordering::Relaxed);
+        self.watched(key).watch(key, watch);
     }
 
     /// `key` has changed.
     pub fn changed(&mut self, key: &[u8]) {
-        if self.locks.watched.load(Ordering::Relaxed) {
-            self.stripe(key).changed(key);
+        if self.locks.any.load(Ordering::Relaxed) {
+            self.watched(key).changed(key);
         }
     }
 }

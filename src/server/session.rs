@@ -404,8 +404,9 @@ impl<E: Engine> Session<E> {
         if self.state.trusted {
             prefetch(engine, requests);
         }
+        let deep = !stripes.is_empty();
         let mut held = shared.locks.lock(stripes);
-        let mut view = View::new(engine, !stripes.is_empty(), &shared.over);
+        let mut view = View::new(engine, deep, &shared.over);
         let mut replies = Replies::with_capacity(requests.len());
         let mut reply_bytes = 0;
         // Whoever lists the clients is told the first, then the last of a run, and himself the truth.
