@@ -49,6 +49,12 @@ impl Batch {
         self.push(key.as_ref(), None, None)
     }
 
+    /// Room for so many more operations, of so many bytes of keys and values together.
+    pub(crate) fn reserve(&mut self, operations: usize, bytes: usize) {
+        self.operations.reserve(operations);
+        self.bytes.reserve(bytes);
+    }
+
     fn push(&mut self, key: &[u8], value: Option<&[u8]>, expiry: Option<Expiry>) -> &mut Self {
         self.operations.push(Operation {
             start: self.bytes.len(),

@@ -5,6 +5,7 @@
 //! of writes to an engine that does not first lets the other tasks of its thread move on
 //! (`block_in_place`).
 
+use std::future::pending;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 
 use crate::Result;
 use crate::engines::{Engine, EngineError, EngineVisitor, KvsEngine};
@@ -28,9 +29,6 @@ use crate::server::unread::Unread;
 
 /// How long accepting rests when the process is out of file descriptors.
 const REST: Duration = Duration::from_millis(50);
-
-/// A deadline for who has none.
-const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// A server over any engine, inside a tokio runtime of several threads.
 ///
@@ -290,18 +288,25 @@ async fn connection<E: Engine>(
         if until.is_some_and(|until| now >= until) {
             return;
         }
-        let time = until.map_or(FOR_EVER, |until| until - now);
+        let late = async {
+            match until {
+                Some(until) => sleep_until(until.into()).await,
+                // Most of the time: no timer is set for it.
+                None => pending().await,
+            }
+        };
         let read = tokio::select! {
-            read = timeout(time, stream.read(session.space())) => read,
+            read = stream.read(session.space()) => read,
+            () = late => return,
             () = cut.notified() => return,
             _ = stopped.wait_for(|stopped| *stopped) => continue,
         };
         match read {
-            Ok(Ok(len @ 1..)) => {
+            Ok(len @ 1..) => {
                 patience.read(len);
                 session.filled(len);
             }
-            Ok(Err(error)) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             _ => return,
         }
     }

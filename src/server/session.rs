@@ -131,6 +131,8 @@ pub struct Session<E: Engine> {
     input: Vec<u8>,
     start: usize,
     end: usize,
+    /// Arguments and requests of the last burst: the next one is often as large.
+    burst_before: (usize, usize),
     output: Output<E::Value>,
     /// Bytes that the server knows to wait in memory for this connection.
     buffered: usize,
@@ -176,6 +178,7 @@ impl<E: Engine> Session<E> {
             input: Vec::new(),
             start: 0,
             end: 0,
+            burst_before: (0, 0),
             output: Output::new(),
             buffered: 0,
             wait: |work| work(),
@@ -305,9 +308,10 @@ impl<E: Engine> Session<E> {
             false => 1,
         };
         let first = self.start;
-        let mut args: Vec<&[u8]> = Vec::new();
+        let (args_before, requests_before) = self.burst_before;
+        let mut args: Vec<&[u8]> = Vec::with_capacity(args_before);
         // Their arguments, and where the next one begins.
-        let mut requests: Vec<(Range<usize>, usize)> = Vec::new();
+        let mut requests: Vec<(Range<usize>, usize)> = Vec::with_capacity(requests_before);
         let mut end = Turn::More;
         let mut refused = None;
         while requests.len() < most && self.start - first < BURST_BYTES_MAX {
@@ -331,6 +335,7 @@ impl<E: Engine> Session<E> {
                 }
             }
         }
+        self.burst_before = (args.len(), requests.len());
         let request = |(at, _): &(Range<usize>, usize)| Request::new(&args[at.clone()]);
         let whole: Vec<Request<'_>> = requests.iter().map(request).collect();
         let mut ran = 0;
@@ -406,8 +411,12 @@ impl<E: Engine> Session<E> {
         }
         let deep = !stripes.is_empty();
         let mut held = shared.locks.lock(stripes);
+        let bytes = requests.iter().flat_map(|request| request.args);
         let mut view = View::new(engine, deep, &shared.over);
-        let mut replies = Replies::with_capacity(requests.len());
+        if deep {
+            view.expect(requests.len(), bytes.map(|arg| arg.len()).sum());
+        }
+        let mut replies = Replies::with_capacity(requests.len(), deep);
         let mut reply_bytes = 0;
         // Whoever lists the clients is told the first, then the last of a run, and himself the truth.
         let client = Arc::clone(&self.state.client);
@@ -494,6 +503,7 @@ impl<E: Engine> Session<E> {
         if alone && !transaction {
             return stripes;
         }
+        stripes.reserve(requests.len());
         let of = |request: Request<'_>, stripes: &mut Vec<usize>| {
             stripes.extend(request.keys().map(|key| locks.stripe(key)));
         };
@@ -540,10 +550,10 @@ struct Replies<E: Engine> {
 }
 
 impl<E: Engine> Replies<E> {
-    fn with_capacity(count: usize) -> Self {
+    fn with_capacity(count: usize, changes: bool) -> Self {
         Self {
             list: Vec::with_capacity(count),
-            on_changes: Vec::new(),
+            on_changes: Vec::with_capacity(if changes { count } else { 0 }),
             on_appended: Vec::new(),
         }
     }

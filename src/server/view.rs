@@ -57,6 +57,8 @@ pub struct View<'a, E> {
     /// Changes that nobody has asked about yet: all of them, or none if there are others. A burst that
     /// sets and does not look needs no more.
     blind: Batch,
+    /// Changes and their bytes that there will probably be.
+    expected: (usize, usize),
     /// What the answers since this was last asked rest on.
     rests: Rests,
     /// The last of what must be waited for.
@@ -83,10 +85,16 @@ impl<'a, E: Engine> View<'a, E> {
             deep,
             changes: HashMap::new(),
             blind: Batch::new(),
+            expected: (0, 0),
             rests: Rests::default(),
             ticket: None,
             over,
         }
+    }
+
+    /// There will probably be so many changes, of so many bytes together.
+    pub fn expect(&mut self, changes: usize, bytes: usize) {
+        self.expected = (changes, bytes);
     }
 
     /// What the answers since the last call rest on.
@@ -254,6 +262,9 @@ impl<'a, E: Engine> View<'a, E> {
             return Ok(());
         }
         if self.changes.is_empty() && self.engine.supports(Operation::Batch) {
+            if self.blind.is_empty() {
+                self.blind.reserve(self.expected.0, self.expected.1);
+            }
             let expiry = ends.map_or(Expiry::Never, Expiry::At);
             self.blind.set_with_expiry(key, value, expiry);
             return Ok(());
