@@ -3,7 +3,7 @@
 //!
 //! The first store into a page of a mapped file costs a fault: 30 to 200 ns a record of 140 bytes.
 //! `MADV_POPULATE_WRITE` takes the faults elsewhere. It dirties what it brings in, so it stays 16 MiB
-//! ahead at most, begins only when a segment or the one before has proved to be filling, and is not used where
+//! ahead at most, and as much of the next segment, begins only when a segment or the one before has proved to be filling, and is not used where
 //! syncs are frequent: each would write the zeros ahead as well (ENOSPC is no matter: the file is
 //! allocated whole).
 //!
@@ -21,7 +21,7 @@ use crate::storage::raw::mmap::{LARGE_BYTES, Map};
 pub(crate) const STEP_BYTES: u64 = 1 << 20;
 
 /// Bytes brought in of a segment that a fast writer will come to, before it does.
-pub(crate) const HEAD_BYTES: u64 = 2 * LARGE_BYTES;
+pub(crate) const HEAD_BYTES: u64 = 8 * LARGE_BYTES;
 
 /// How far ahead of the writer.
 const AHEAD_BYTES: u64 = 16 << 20;

@@ -103,6 +103,11 @@ pub trait FsFile: Send + Sync + 'static {
     /// writer (`Map::keep_large`). They make each sync write at least 2 MiB. Only the real one has any.
     fn keep_large(&self, _map: &Map) {}
 
+    /// Before a sync of much that was stored through `map`, a map of this file, while others read it: lets the
+    /// kernel have the write permission of all its pages at once (`Map::map_again`). Only the real one has
+    /// any.
+    fn release_pages(&self, _map: &Map) {}
+
     /// Stores the concatenation of `parts` at `offset` of the mapped segment: one record.
     ///
     /// Through the map where the file system allows it, else by `write`; the bytes are visible in the

@@ -553,6 +553,12 @@ impl FsFile for RealFile {
         }
     }
 
+    fn release_pages(&self, map: &Map) {
+        if self.store_path == StorePath::Map && !self.memory {
+            map.map_again();
+        }
+    }
+
     fn store(&self, map: &mut MapWriter, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
         if self.store_path == StorePath::Map {
             map.store(offset, parts);

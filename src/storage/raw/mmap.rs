@@ -222,11 +222,20 @@ impl Map {
         let _ = unsafe { self.raw.unchecked_advise(UncheckedAdvice::DontNeed) };
     }
 
+    /// Takes the write permission of all mapped pages away, as [`Map::unmap_pages`] does, where others read
+    /// meanwhile.
+    pub fn map_again(&self) {
+        self.unmap_pages();
+        self.map_pages();
+    }
+
     /// Maps the pages of the published bytes, so that nobody who reads them waits for it.
     pub fn map_pages(&self) {
         let len = self.published().min(self.len()) as usize;
-        if len > 0 {
-            let _ = self.raw.advise_range(Advice::PopulateRead, 0, len);
+        // Nobody who waits for the lock of the address space waits for all of it.
+        for from in (0..len).step_by(LARGE_BYTES as usize) {
+            let piece = (len - from).min(LARGE_BYTES as usize);
+            let _ = self.raw.advise_range(Advice::PopulateRead, from, piece);
         }
     }
 
@@ -377,5 +386,38 @@ mod tests {
         assert!(map.large.lock().is_some());
         writer.seal().expect("it can be sealed");
         assert!(map.large.lock().is_none(), "no handle is kept");
+    }
+
+    #[test]
+    fn pages_that_are_mapped_again_show_what_was_stored_before_and_after() {
+        let file = tempfile::tempfile().expect("a file can be made");
+        let len = LARGE_BYTES + 8192;
+        file.set_len(len).expect("it can be long");
+        let (map, mut writer) = Map::new(&file, len, Access::ReadWrite).expect("it can be mapped");
+        // KiB of it that this process has mapped.
+        let mapped = || {
+            let maps = std::fs::read_to_string("/proc/self/smaps").expect("it can be read");
+            let start = format!("{:x}-", map.raw.as_ptr().addr());
+            let mut mine = maps.lines().skip_while(|line| !line.starts_with(&start));
+            let resident = mine.find(|line| line.starts_with("Rss:"));
+            let size = resident.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+            size.unwrap_or(0u64)
+        };
+        let stored = vec![b'x'; LARGE_BYTES as usize];
+        writer.store(0, &[&stored]);
+        writer.publish(LARGE_BYTES);
+        let held = map.from(0);
+        map.unmap_pages();
+        assert_eq!(mapped(), 0);
+        assert!(held == stored, "what is held stays");
+        map.map_again();
+        assert!(mapped() >= LARGE_BYTES >> 10, "nobody has to wait for it");
+        writer.store(LARGE_BYTES, &[b"more"]);
+        writer.publish(LARGE_BYTES + 4);
+        assert!(held == stored, "what is held stays");
+        let mut found = vec![0; LARGE_BYTES as usize + 4];
+        file.read_exact_at(&mut found, 0).expect("it can be read");
+        assert!(found[..stored.len()] == stored && found[stored.len()..] == *b"more");
+        assert!(map.from(0) == found, "the map shows what the file has");
     }
 }
