@@ -3,9 +3,9 @@
 //!
 //! The first store into a page of a mapped file costs a fault: 30 to 200 ns a record of 140 bytes.
 //! `MADV_POPULATE_WRITE` takes the faults elsewhere. It dirties what it brings in, so it stays 16 MiB
-//! ahead at most, and as much of the next segment, begins only when a segment or the one before has proved to be filling, and is not used where
-//! syncs are frequent: each would write the zeros ahead as well (ENOSPC is no matter: the file is
-//! allocated whole).
+//! ahead at most, and as much of the next segment, begins only when a segment or the one before has proved to
+//! be filling, and is not used where syncs are frequent: each would write the zeros ahead as well (ENOSPC is
+//! no matter: the file is allocated whole).
 //!
 //! Nothing depends on it: a page that was not brought in faults as it always did.
 

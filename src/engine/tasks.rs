@@ -35,8 +35,8 @@ pub(crate) struct SealJob<F: Fs> {
     pub(crate) segment: Arc<Segment<F>>,
     pub(crate) map: MapWriter,
     pub(crate) end: End,
-    /// It is much shorter than its file.
-    pub(crate) trims: bool,
+    /// It was filled fast: most of its pages are in memory, and dirty.
+    pub(crate) fast: bool,
     /// Bytes of sealed segments whose hints may wait from now on: see [`State::next`].
     pub(crate) hints_may_wait: u64,
 }

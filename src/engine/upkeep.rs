@@ -43,10 +43,6 @@ const IDLE: Duration = Duration::from_secs(1);
 /// A store with less garbage than this part of its records is growing, not being overwritten.
 const GARBAGE_PART: u64 = 8;
 
-/// A complete segment is trimmed if more than this part of it is empty. Trimming breaks up the large piece of
-/// the page cache that has its end, or lets the cache forget it: a get then waits for the disk.
-const SLACK_PART: u64 = 64;
-
 /// Bytes below which a segment is not made smaller to fit a disk that is nearly full.
 pub(crate) const SHRINKING_BYTES_MIN: u64 = 1 << 20;
 
@@ -424,6 +420,7 @@ impl<F: Fs> Engine<F> {
 
     /// FOOTER, and the books.
     fn end_active(&self, section: &mut Section<F>) -> Result<SealJob<F>> {
+        let fast = self.fills_fast(section);
         let active = section.active.as_ref().expect("the caller looked");
         let footer = Footer {
             records: U64::new(active.records),
@@ -455,8 +452,7 @@ impl<F: Fs> Engine<F> {
             segment: active.segment,
             map: active.map,
             end,
-            trims: active.capacity - end.length > active.capacity / SLACK_PART
-                || self.reserve.is_lent(),
+            fast,
             hints_may_wait: match self.is_overwritten(section) {
                 true => HINTS_WAITING_MAX,
                 false => 0,
@@ -532,28 +528,28 @@ impl<F: Fs> Engine<F> {
         Ok(())
     }
 
-    /// Makes a complete segment durable and tells the manifest; then trims it, if that gives much back. Its hint comes when nobody
+    /// Makes a complete segment durable and tells the manifest; then trims it. Its hint comes when nobody
     /// waits for this thread.
     fn seal(&self, job: SealJob<F>) -> Result<()> {
         let SealJob {
             segment,
             map,
             end,
-            trims,
+            fast,
             hints_may_wait,
         } = job;
         let id = segment.header.id;
         let name = name::segment(id);
-        segment.file.release_pages(segment.slot.map());
+        if fast {
+            segment.file.release_pages(segment.slot.map());
+        }
         planted!("sealed_unsynced", Ok(()), self.sync_segment(&segment))
             .map_err(self.io("sync the segment", &name))
             .inspect_err(|_| self.upkeep.fail())?;
         self.edit(&Edit::Seal(seal_body(id, &end)))?;
         // The manifest's length rules now. If trimming fails, or does not survive, the file is only
         // longer than it need be.
-        if trims {
-            let _ = segment.file.set_len(end.length);
-        }
+        let _ = segment.file.set_len(end.length);
         let _ = map.seal();
         segment.slot.map().expect_ordered_reads();
         self.expect_cold_reads(std::iter::once(&*segment.slot));
@@ -906,30 +902,6 @@ mod tests {
             assert_eq!(section.ends.len(), 1, "{tick:?}: the first segment ended");
             let active = section.active.as_ref().expect("there is one");
             assert_eq!(active.capacity, expected, "{tick:?}");
-        }
-    }
-
-    #[test]
-    fn a_complete_segment_is_trimmed_if_that_gives_much_back() {
-        let capacity = 64 << 10;
-        for (value, trims) in [(100, false), (40_000, true)] {
-            let mut config = Config::new(&Options::new().segment_bytes(capacity));
-            config.threads = false;
-            let engine = Engine::open(RealFs::in_memory(), config).expect("it opens");
-            let mut at = 0u64;
-            while engine.section.lock().ends.is_empty() {
-                at += 1;
-                engine
-                    .set(&at.to_le_bytes(), &vec![7; value])
-                    .expect("there is room");
-            }
-            let section = engine.section.lock();
-            let (id, end) = section.ends.iter().next().expect("one has ended");
-            let segment = Arc::clone(&engine.segments.read()[id]);
-            let len = segment.file.len().expect("it has a length");
-            let expected = if trims { end.length } else { capacity };
-            assert_eq!(len, expected, "values of {value} bytes");
-            assert!(end.length < capacity, "something was left");
         }
     }
 }

@@ -295,11 +295,13 @@ async fn connection<E: Engine>(
                 None => pending().await,
             }
         };
+        // What has come in time is read, though it is late by now.
         let read = tokio::select! {
-            read = stream.read(session.space()) => read,
-            () = late => return,
+            biased;
             () = cut.notified() => return,
             _ = stopped.wait_for(|stopped| *stopped) => continue,
+            read = stream.read(session.space()) => read,
+            () = late => return,
         };
         match read {
             Ok(len @ 1..) => {

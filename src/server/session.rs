@@ -414,7 +414,8 @@ impl<E: Engine> Session<E> {
         let bytes = requests.iter().flat_map(|request| request.args);
         let mut view = View::new(engine, deep, &shared.over);
         if deep {
-            view.expect(requests.len(), bytes.map(|arg| arg.len()).sum());
+            let bytes: usize = bytes.map(|arg| arg.len()).sum();
+            view.expect(requests.len(), bytes.min(BURST_BYTES_MAX));
         }
         let mut replies = Replies::with_capacity(requests.len(), deep);
         let mut reply_bytes = 0;

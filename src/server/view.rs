@@ -263,7 +263,8 @@ impl<'a, E: Engine> View<'a, E> {
         }
         if self.changes.is_empty() && self.engine.supports(Operation::Batch) {
             if self.blind.is_empty() {
-                self.blind.reserve(self.expected.0, self.expected.1);
+                let (changes, bytes) = std::mem::take(&mut self.expected);
+                self.blind.reserve(changes, bytes);
             }
             let expiry = ends.map_or(Expiry::Never, Expiry::At);
             self.blind.set_with_expiry(key, value, expiry);
